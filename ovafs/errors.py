@@ -1,0 +1,119 @@
+"""Every failure that ovafs foresees: one class for each cause, under one base.
+
+A message says what happened and where; ``hint`` says what to do about it. The errno of each class stands in
+one table, ``ovafs.fuse.errnos``; nothing below the FUSE layer knows errnos.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OvafsError(Exception):
+    """Base of all foreseen failures.
+
+    ``summary`` says what happened and where, ``hint`` what the administrator can do (may be empty).
+    ``str()`` of an error is both, ready to be shown.
+    """
+
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, summary: str, hint: str = "") -> None:
+        super().__init__(summary)
+        self.summary = summary
+        self.hint = hint or self.default_hint
+
+    def __str__(self) -> str:
+        return f"{self.summary}; {self.hint}" if self.hint else self.summary
+
+
+# -- images and volumes -------------------------------------------------------------------------------
+
+
+class ImageError(OvafsError):
+    """Something is wrong with one disk image; ``path`` names it."""
+
+    def __init__(self, path: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{path}: {reason}", hint)
+        self.path = path
+        self.reason = reason
+
+
+class InvalidImage(ImageError):
+    """The image breaks its format: truncated, corrupt tables, offsets beyond the file, backing loop."""
+
+    default_hint = "check it with 'qemu-img check'"
+
+
+class UnsupportedFeature(ImageError):
+    """The image uses ``feature``, which ovafs refuses by name instead of guessing."""
+
+    def __init__(self, path: str, feature: str, hint: str = "") -> None:
+        super().__init__(path, f"unsupported: {feature}", hint)
+        self.feature = feature
+
+
+class ImageUnavailable(ImageError):
+    """The image (or a file of its chain) is missing, not readable or not a file that can hold a disk."""
+
+    default_hint = "check that the path exists and that the user of ovafs may read it"
+
+
+class VolumeBusy(ImageError):
+    """Another process (usually a running virtual machine) writes to the image or wants it for itself."""
+
+    default_hint = "shut the machine down, or wait until the other program has finished"
+
+
+class VolumeChanged(ImageError):
+    """The image's content changed (or may have) since its extents were read; reads of it would mix two states."""
+
+    default_hint = "open the .ova again to get its new content"
+
+
+class ReadFailed(ImageError):
+    """The storage returned an error or too few bytes, or did not answer in time."""
+
+    default_hint = "see the kernel's log for the storage below this path"
+
+
+# -- machines, inventories, the catalog ----------------------------------------------------------------
+
+
+class MachineNotFound(OvafsError):
+    """No machine has this name or UUID (it may have been removed a moment ago)."""
+
+
+class InvalidDefinition(OvafsError):
+    """A machine's definition cannot be: a value out of range, a duplicate, text that XML cannot carry."""
+
+
+class NameTaken(OvafsError):
+    """A machine of this name exists already."""
+
+
+class SourceError(OvafsError):
+    """SOURCE is not a pool, or its catalog cannot be read, is locked, damaged or of a newer version."""
+
+
+# -- files ----------------------------------------------------------------------------------------------
+
+
+class ReadOnly(OvafsError):
+    """An attempt to change something under ``vms/`` or ``templates/``."""
+
+
+class StaleHandle(OvafsError):
+    """An inode or a generation that no longer exists under its name."""
+
+
+class ExportFailed(OvafsError):
+    """An export to a path cannot begin or go on; what was written so far may be kept for ``--resume``."""
+
+
+class NoSpace(ExportFailed):
+    """The destination's file system has too little room."""
+
+
+class MountFailed(OvafsError):
+    """The mount cannot be made: no /dev/fuse, no permission, a bad mount point or option."""
