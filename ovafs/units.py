@@ -35,7 +35,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """A size for people, with three digits and a binary prefix: "1.21 GiB"."""
+    """The size for people, with three digits and a binary prefix: "1.21 GiB"."""
     value = float(size)
     for prefix in ("", "Ki", "Mi", "Gi", "Ti"):
         if value < 1000 or prefix == "Ti":

@@ -1,0 +1,1 @@
+"""The command line: builds everything, holds no logic of its own."""

@@ -1,0 +1,1 @@
+"""File formats as pure code: bytes in, values out, and back. No I/O."""

@@ -1,0 +1,1 @@
+"""Which machines there are: the pool and its catalog."""

@@ -1,0 +1,1 @@
+"""Where disk bytes come from: local files and chains of images."""

@@ -111,9 +111,7 @@ class ExtentMap:
     @property
     def allocated(self) -> int:
         """Guest bytes that are stored somewhere (DATA and COMPRESSED)."""
-        return sum(
-            length for length, kind in zip(self.lengths, self.kinds, strict=True) if kind != Kind.ZERO
-        )
+        return sum(length for length, kind in zip(self.lengths, self.kinds, strict=True) if kind != Kind.ZERO)
 
     def to_bytes(self) -> bytes:
         """The columns as bytes, for a cache on this machine (native byte order)."""

@@ -1,0 +1,1 @@
+"""The tree of nodes that the mount shows; knows no FUSE."""

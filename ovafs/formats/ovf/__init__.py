@@ -1,0 +1,1 @@
+"""OVF descriptors: one writer for each dialect."""

@@ -1,0 +1,1 @@
+"""The qcow2 format (qemu docs/interop/qcow2.txt): header and tables."""
