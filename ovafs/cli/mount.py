@@ -1,0 +1,89 @@
+"""``ovafs mount`` and ``ovafs umount``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from ovafs.cli.daemon import Daemon, notify_systemd
+from ovafs.cli.logs import log_to_file_or_syslog, log_to_stderr
+from ovafs.errors import MountFailed
+from ovafs.fuse import mount as fuse_mount
+from ovafs.fuse.operations import Operations, Ownership
+from ovafs.fuse.options import MountOptions, parse_options
+from ovafs.inventory.source import open_inventory
+from ovafs.storage.map_cache import MapCache
+from ovafs.transfer.packager import Packager
+from ovafs.vfs.handles import Handles
+from ovafs.vfs.tree import Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ovafs.inventory.inventory import Inventory
+
+EXIT_MOUNT_FAILED = 3
+
+
+@click.command()
+@click.argument("source", type=click.Path())
+@click.argument("mountpoint", type=click.Path())
+@click.option("-o", "options", multiple=True, metavar="OPTION[,OPTION…]", help="Mount options, see ovafs(1).")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr.")
+def mount(source: str, mountpoint: str, options: tuple[str, ...], *, foreground: bool) -> None:
+    """Show the machines of SOURCE as .ova files under MOUNTPOINT.
+
+    Returns when the mount answers. Exit codes: 0 mounted (or, with -f, unmounted again), 2 wrong usage, 3 the mount
+    could not be made; then the reason stands on stderr.
+    """
+    try:
+        _mount(source, os.path.abspath(mountpoint), parse_options(options), foreground=foreground)
+    except MountFailed as error:
+        click.echo(f"ovafs: error: {error}", err=True)
+        sys.exit(EXIT_MOUNT_FAILED)
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path())
+def umount(mountpoint: str) -> None:
+    """Unmount MOUNTPOINT, also after its process died."""
+    fuse_mount.unmount(mountpoint)
+
+
+def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: bool) -> None:
+    fuse_mount.check_mountpoint(mountpoint)
+    fuse_mount.check_permissions(options)
+    with contextlib.closing(
+        open_inventory(source)
+    ) as inventory:  # what is wrong with SOURCE is said before anything else
+        cache_dir = inventory.cache_dir
+    if foreground:
+        log_to_stderr(debug=options.debug)
+        _serve(source, mountpoint, options, notify_systemd)
+        return
+    daemon = Daemon()
+    if daemon.is_parent:
+        daemon.wait_until_ready()
+        return
+    with daemon.reports_failure():
+        log_to_file_or_syslog(options.log, cache_dir, debug=options.debug)
+        _serve(source, mountpoint, options, daemon.ready)
+
+
+def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]) -> None:
+    """Build everything and serve until the end."""
+    with contextlib.ExitStack() as stack:
+        inventory: Inventory = stack.enter_context(contextlib.closing(open_inventory(source)))
+        cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
+        stack.callback(cache.close)
+        packager = Packager(cache)
+        tree = Tree(inventory, packager)
+        handles = Handles(tree, packager)
+        stack.callback(handles.close)
+        ownership = Ownership(options.uid, options.gid, options.mode)
+        operations = Operations(tree, handles, ownership, inventory.statvfs_path)
+        fuse_mount.run(operations, mountpoint, options, source, on_ready)

@@ -1,0 +1,33 @@
+"""The one table from causes to errnos.
+
+A class that is not listed takes the errno of its nearest listed base, so every OvafsError has one.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from ovafs import errors
+
+ERRNOS: dict[type[errors.OvafsError], int] = {
+    errors.OvafsError: errno.EIO,
+    errors.InvalidImage: errno.EIO,
+    errors.UnsupportedFeature: errno.EOPNOTSUPP,
+    errors.ImageUnavailable: errno.EIO,  # not ENOENT: the .ova exists, and a mirror must not delete its copy
+    errors.VolumeBusy: errno.EBUSY,
+    errors.VolumeChanged: errno.ESTALE,
+    errors.ReadFailed: errno.EIO,
+    errors.MachineNotFound: errno.ENOENT,
+    errors.InvalidDefinition: errno.EIO,
+    errors.NameTaken: errno.EEXIST,
+    errors.SourceError: errno.EIO,
+    errors.ReadOnly: errno.EROFS,
+    errors.StaleHandle: errno.ESTALE,
+    errors.ExportFailed: errno.EIO,
+    errors.NoSpace: errno.ENOSPC,
+}
+
+
+def errno_of(error: errors.OvafsError) -> int:
+    """The errno that a FUSE request is answered with."""
+    return next(ERRNOS[base] for base in type(error).__mro__ if base in ERRNOS)

@@ -1,0 +1,91 @@
+"""Mount options: the ``-o`` list of ``ovafs mount`` and mount(8).
+
+| option | meaning |
+|---|---|
+| allow_other | other users may enter (kernel permission checks are always on) |
+| ro | the kernel refuses every change itself |
+| uid=, gid= | owner of everything shown; default: who mounts |
+| mode= | permission bits of the .ova files, octal; default 0440; directories add search for whoever may read |
+| read_ahead= | how far the kernel reads ahead, a size; default 1MiB (needs root to take effect) |
+| log= | file to log to; default: stderr with -f, else syslog, else mount.log in the cache directory |
+| debug | log every step |
+| nodev, nosuid, noexec, noatime, sync, dirsync | handed to the kernel |
+| defaults, rw, auto, noauto, user, nouser, users, nofail, _netdev, x-…, comment=… | of mount(8) and fstab; ignored |
+
+Anything else is refused by name: an option that is silently ignored is a trap.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from ovafs.errors import MountFailed
+from ovafs.units import MIB, parse_size
+
+KERNEL_OPTIONS = frozenset({"nodev", "nosuid", "noexec", "noatime", "sync", "dirsync", "allow_other", "ro"})
+IGNORED = frozenset({"defaults", "rw", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev"})
+
+
+class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Checked options; see the table above."""
+
+    kernel: frozenset[str] = frozenset()
+    uid: int = msgspec.field(default_factory=os.getuid)
+    gid: int = msgspec.field(default_factory=os.getgid)
+    mode: int = 0o440
+    read_ahead: int = MIB
+    log: str | None = None
+    debug: bool = False
+
+
+def parse_options(lists: tuple[str, ...]) -> MountOptions:
+    """Parse the arguments of all ``-o``; a comma inside a value is written as ``\\,``.
+
+    Raises MountFailed with the name of an unknown option or a bad value.
+    """
+    kernel: set[str] = set()
+    values: dict[str, int | str | bool] = {}
+    for item in (item for text in lists for item in _split(text)):
+        name, equals, value = item.partition("=")
+        if name in KERNEL_OPTIONS and not equals:
+            kernel.add(name)
+        elif name in IGNORED or name.startswith("x-") or name == "comment":
+            continue
+        elif name == "debug" and not equals:
+            values["debug"] = True
+        elif name in _PARSERS and value:
+            values[name] = _parse_value(name, value)
+        else:
+            raise MountFailed(f"unknown mount option {item!r}", "see 'ovafs mount --help' for all options")
+    return msgspec.convert({"kernel": frozenset(kernel), **values}, MountOptions)
+
+
+def _split(text: str) -> list[str]:
+    parts = text.replace("\\,", "\0").split(",")
+    return [part.replace("\0", ",") for part in parts if part]
+
+
+def _octal(text: str) -> int:
+    value = int(text, 8)
+    if not 0 < value <= 0o777 or value & 0o333:
+        raise ValueError("only read permission bits can be given, for example 0444")
+    return value
+
+
+def _number(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32 - 1:
+        raise ValueError("out of range")
+    return value
+
+
+_PARSERS = {"uid": _number, "gid": _number, "mode": _octal, "read_ahead": parse_size, "log": os.path.abspath}
+
+
+def _parse_value(name: str, value: str) -> int | str:
+    try:
+        return _PARSERS[name](value)
+    except ValueError as error:
+        raise MountFailed(f"mount option {name}={value}: {error}") from None

@@ -1,0 +1,135 @@
+"""Open files: handles share the pinned package of their generation, which is released after the last of them.
+
+Concurrency: ``_Pin.lock`` lets one task open a package while others wait for it. Counting and releasing have no
+``await``. Files are closed in the loop: closing a file that was opened for reading does not block.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+import trio
+
+from ovafs.errors import OvafsError, ReadFailed, StaleHandle
+from ovafs.vfs.tree import ANSWER_SECONDS
+
+if TYPE_CHECKING:
+    from ovafs.transfer.packager import OpenPackage, Packager
+    from ovafs.vfs.nodes import MachineFile
+    from ovafs.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+
+class _Pin:
+    """A generation that is held open, and how many handles hold it."""
+
+    __slots__ = ("handles", "lock", "logged", "node", "package")
+
+    def __init__(self, node: MachineFile) -> None:
+        self.node = node
+        self.handles = 0
+        self.lock = trio.Lock()
+        self.package: OpenPackage | None = None
+        self.logged = ""
+
+
+class Handles:
+    """The open files of one mount."""
+
+    def __init__(self, tree: Tree, packager: Packager) -> None:
+        self._tree = tree
+        self._packager = packager
+        self._pins: dict[int, _Pin] = {}
+        self._handles: dict[int, _Pin] = {}
+        self._last_handle = 0
+
+    async def open(self, node: MachineFile) -> int:
+        """Pin the node's generation; returns a handle.
+
+        Raises StaleHandle when the generation is no longer to be had (the name must be looked up again), or why
+        the machine cannot be read.
+        """
+        pin = self._pins.setdefault(node.inode, _Pin(node))
+        pin.handles += 1
+        try:
+            async with pin.lock:
+                if pin.package is None:
+                    pin.package = await self._open_package(node)
+        except BaseException:
+            self._release(pin)
+            raise
+        self._last_handle += 1
+        self._handles[self._last_handle] = pin
+        return self._last_handle
+
+    async def read_into(self, handle: int, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` from ``offset``: exact bytes, fewer than asked only at the end of the file.
+
+        Raises VolumeChanged, ReadFailed or InvalidImage; each message is logged once for an open generation.
+        """
+        pin = self._handles[handle]
+        if pin.package is None:
+            raise StaleHandle(f"{pin.node.machine.name}: the handle is closed")
+        try:
+            return await pin.package.read_into(offset, buffer)
+        except OvafsError as error:
+            if pin.logged != str(error):
+                pin.logged = str(error)
+                place = pin.package.package.label(min(offset, pin.package.size - 1))
+                log.error("%s: read at %d (%s): %s", pin.node.machine.name, offset, place, error)  # noqa: TRY400
+            raise
+
+    def release(self, handle: int) -> None:
+        """Close a handle; the last one of a generation releases its files and locks."""
+        self._release(self._handles.pop(handle))
+
+    def close(self) -> None:
+        """Release everything."""
+        for handle in list(self._handles):
+            self.release(handle)
+
+    def _release(self, pin: _Pin) -> None:
+        pin.handles -= 1
+        if pin.handles == 0:
+            self._pins.pop(pin.node.inode, None)
+            if pin.package is not None:
+                pin.package.close()
+                pin.package = None
+
+    async def _open_package(self, node: MachineFile) -> OpenPackage:
+        opening = _Opening(self._packager, node)
+        try:
+            with trio.move_on_after(ANSWER_SECONDS):
+                return await trio.to_thread.run_sync(opening.run, abandon_on_cancel=True)
+        except StaleHandle:
+            self._tree.doubt(node)
+            raise
+        finally:
+            opening.give_up_unless_done()
+        raise ReadFailed(node.machine.name, f"the storage did not answer within {ANSWER_SECONDS:.0f} s")
+
+
+class _Opening:
+    """An open in a worker thread that may be given up: then the thread itself releases what it opened."""
+
+    def __init__(self, packager: Packager, node: MachineFile) -> None:
+        self._packager = packager
+        self._node = node
+        self._lock = threading.Lock()
+        self._is_done = False
+        self._is_given_up = False
+
+    def run(self) -> OpenPackage:
+        package = self._packager.open(self._node.machine, self._node.description.generation)
+        with self._lock:
+            self._is_done = True
+            if self._is_given_up:
+                package.close()
+        return package
+
+    def give_up_unless_done(self) -> None:
+        with self._lock:
+            self._is_given_up = not self._is_done

@@ -1,0 +1,248 @@
+"""The tree: which names there are, and which generation each name stands for now.
+
+Concurrency: everything runs on one trio loop; what blocks (the catalog, ``stat`` of images, planning) runs in a
+worker thread on values that do not change, and its result is put in place in one step without an ``await``.
+So readers always see one consistent state. ``_refreshing`` lets one refresh run at a time; who waits for it
+uses its result.
+
+A name is checked against the storage at most once in ``FRESH_SECONDS``; in between it stands for the generation
+found last. That is safe: ``open`` plans again, and answers ESTALE when the generation is no longer that one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from ovafs.errors import MachineNotFound, OvafsError, ReadFailed, StaleHandle
+from ovafs.model import MachineKind
+from ovafs.vfs.names import file_names
+from ovafs.vfs.nodes import ROOT_INODE, Directory, MachineFile, entry_cookie, machine_inode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from ovafs.inventory.inventory import Inventory
+    from ovafs.model import Machine
+    from ovafs.transfer.packager import Description, Packager
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+FRESH_SECONDS = 1.0
+
+# A process that waits for the mount cannot be killed until it is answered: storage that hangs becomes an error.
+ANSWER_SECONDS = 60.0
+
+# The catalog is asked for changes this often at most, when a name is known already.
+CATALOG_FRESH_SECONDS = 0.2
+
+# Work of one thread call; short, so that storage that hangs can be told from much work.
+SLICE_SECONDS = 0.5
+
+ROOT = Directory(ROOT_INODE, b"", None)
+VMS = Directory(2, b"vms", MachineKind.VM)
+TEMPLATES = Directory(3, b"templates", MachineKind.TEMPLATE)
+DIRECTORIES = {directory.inode: directory for directory in (ROOT, VMS, TEMPLATES)}
+
+Node = Directory | MachineFile
+
+
+class Entry:
+    """A machine under its name: its present generation, or why there is none."""
+
+    __slots__ = ("checked", "cookie", "error", "machine", "name", "node")
+
+    def __init__(self, name: bytes, machine: Machine) -> None:
+        self.name = name
+        self.machine = machine
+        self.cookie = entry_cookie(machine.uuid)
+        self.node: MachineFile | None = None
+        self.error: OvafsError | None = None
+        self.checked = float("-inf")
+
+    @property
+    def is_fresh(self) -> bool:
+        """True while the last look at the storage is recent enough."""
+        return trio.current_time() - self.checked < FRESH_SECONDS
+
+
+class Tree:
+    """Names, entries and nodes of one mount."""
+
+    def __init__(self, inventory: Inventory, packager: Packager) -> None:
+        self._inventory = inventory
+        self._packager = packager
+        self._revision: Hashable = object()  # equals no revision
+        self._revision_checked = float("-inf")
+        self._entries: dict[MachineKind, dict[bytes, Entry]] = {kind: {} for kind in MachineKind}
+        self._nodes: dict[int, MachineFile] = {}
+        self._refreshing = trio.Lock()
+
+    async def lookup(self, parent: int, name: bytes) -> Node:
+        """The node under a name of a directory; ``.`` of any inode ever shown, ``..`` of any directory.
+
+        Raises MachineNotFound, StaleHandle (``.`` of an inode that stands for nothing any more), or why the
+        machine cannot be shown.
+        """
+        if name == b".":
+            return await self.node(parent)
+        if name == b"..":
+            return ROOT
+        directory = DIRECTORIES.get(parent)
+        if directory is None:
+            raise MachineNotFound(f"inode {parent} is not a directory")
+        if directory.kind is None:
+            for child in (VMS, TEMPLATES):
+                if child.name == name:
+                    return child
+            raise _no_entry(directory, name)
+        entry = self._entries[directory.kind].get(name)
+        if entry is None or trio.current_time() - self._revision_checked > CATALOG_FRESH_SECONDS:
+            await self._refresh_catalog()
+            entry = self._entries[directory.kind].get(name)
+        if entry is None:
+            raise _no_entry(directory, name)
+        await self._refresh_entries([entry])
+        if entry.node is None:
+            raise entry.error or _no_entry(directory, name)
+        return entry.node
+
+    async def node(self, inode: int) -> Node:
+        """The node of an inode number, also one from before a restart.
+
+        Raises StaleHandle when the number stands for no present generation and nobody holds it.
+        """
+        found = DIRECTORIES.get(inode) or self._nodes.get(inode)
+        if found is None:
+            await self._refresh_catalog()
+            await self._refresh_entries([e for entries in self._entries.values() for e in entries.values()])
+            found = self._nodes.get(inode)
+        if found is None:
+            raise StaleHandle(f"inode {inode} stands for a machine or a generation that is gone")
+        return found
+
+    async def entries(self, directory: Directory) -> list[Entry]:
+        """The present entries of ``vms/`` or ``templates/``, by cookie, each looked at just now."""
+        if directory.kind is None:
+            raise ValueError("the root's entries are fixed")
+        await self._refresh_catalog()
+        found = sorted(self._entries[directory.kind].values(), key=lambda entry: entry.cookie)
+        await self._refresh_entries(found)
+        return found
+
+    def forget(self, inode: int, count: int) -> None:
+        """The kernel dropped ``count`` lookups; a generation that is neither known to it nor present goes."""
+        node = self._nodes.get(inode)
+        if node is not None:
+            node.lookups -= count
+            self._drop_if_unused(node)
+
+    def doubt(self, node: MachineFile) -> None:
+        """Look at the machine's storage again at the next lookup: its generation turned out to be stale."""
+        for entry in self._entries[node.machine.kind].values():
+            if entry.node is node:
+                entry.checked = float("-inf")
+
+    async def _refresh_catalog(self) -> None:
+        """Take over what changed in the inventory; machines that did not change keep their entries."""
+        async with self._refreshing:
+            revision = await _answer(self._inventory.revision)
+            self._revision_checked = trio.current_time()
+            if revision == self._revision:
+                return
+            machines = await _answer(self._inventory.machines)
+            await _answer(self._packager.preload, machines)
+            previous = [entry for entries in self._entries.values() for entry in entries.values()]
+            self._entries = {kind: self._merge(kind, machines) for kind in MachineKind}
+            self._revision = revision
+            for entry in previous:
+                if self._entries[entry.machine.kind].get(entry.name) is not entry:
+                    self._place(entry, None)
+
+    def _merge(self, kind: MachineKind, machines: Sequence[Machine]) -> dict[bytes, Entry]:
+        before = {entry.machine.uuid: entry for entry in self._entries[kind].values()}
+        after = {machine.uuid: machine for machine in machines if machine.kind == kind}
+        merged = {}
+        for name, uuid in file_names((m.uuid, m.name) for m in after.values()).items():
+            entry = before.get(uuid)
+            if entry is None or entry.name != name or entry.machine != after[uuid]:
+                entry = Entry(name, after[uuid])
+            merged[name] = entry
+        return merged
+
+    async def _refresh_entries(self, entries: Sequence[Entry]) -> None:
+        """Describe anew every entry that is not fresh; few threads for many, since each switch costs 0.1 ms."""
+        stale = [entry for entry in entries if not entry.is_fresh]
+        while stale:
+            machines = [entry.machine for entry in stale]
+            results: list[Description | OvafsError] = []
+            with trio.move_on_after(ANSWER_SECONDS) as limit:
+                await trio.to_thread.run_sync(self._describe_some, machines, results, abandon_on_cancel=True)
+            if limit.cancelled_caught:
+                # A thread that was given up may still append to its list, which nobody reads any more.
+                results = [*results, _no_answer(machines[len(results)].name)]
+            for entry, result in zip(stale, results, strict=False):
+                self._settle(entry, result)
+            stale = stale[len(results) :]
+
+    def _describe_some(self, machines: Sequence[Machine], results: list[Description | OvafsError]) -> None:
+        """Describe machines in their order until a slice of time is over; at least one."""
+        end = time.monotonic() + SLICE_SECONDS
+        for machine in machines:
+            try:
+                results.append(self._packager.describe(machine))
+            except OvafsError as error:
+                results.append(error)
+            except Exception as error:  # one broken machine must not hide the others
+                log.exception("%s: unexpected failure while planning", machine.name)
+                results.append(OvafsError(f"{machine.name}: unexpected failure: {error!r}"))
+            if time.monotonic() > end:
+                return
+
+    def _settle(self, entry: Entry, result: Description | OvafsError) -> None:
+        """Put a description, or an error, in place; no await, so the new state appears in one step."""
+        entry.checked = trio.current_time()
+        if isinstance(result, OvafsError):
+            if str(result) != str(entry.error):
+                log.warning("%s: %s", entry.machine.name, result)
+            entry.error = result
+            self._place(entry, None)
+            return
+        entry.error = None
+        if entry.node is None or entry.node.description.generation != result.generation:
+            inode = machine_inode(self._inventory.source_id, entry.machine, result.generation)
+            self._place(entry, self._nodes.get(inode) or MachineFile(inode, entry.machine, result))
+
+    def _place(self, entry: Entry, node: MachineFile | None) -> None:
+        """Let the entry's name stand for ``node``; the generation before goes, unless the kernel holds it."""
+        before, entry.node = entry.node, node
+        if node is not None:
+            node.is_current = True
+            self._nodes[node.inode] = node
+        if before is not None and before is not node:
+            before.is_current = False
+            self._drop_if_unused(before)
+
+    def _drop_if_unused(self, node: MachineFile) -> None:
+        if node.lookups <= 0 and not node.is_current:
+            self._nodes.pop(node.inode, None)
+
+
+async def _answer(function: Callable[..., _T], *arguments: object) -> _T:
+    """Run a blocking function of the inventory in a thread, with a limit to the wait."""
+    with trio.move_on_after(ANSWER_SECONDS):
+        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
+    raise _no_answer("the inventory")
+
+
+def _no_entry(directory: Directory, name: bytes) -> MachineNotFound:
+    return MachineNotFound(f"{directory.name.decode()}/: no entry {name!r}")
+
+
+def _no_answer(name: str) -> ReadFailed:
+    return ReadFailed(name, f"the storage did not answer within {ANSWER_SECONDS:.0f} s")
