@@ -25,7 +25,7 @@ from ovafs.vfs.tree import ROOT, TEMPLATES, VMS, Directory
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, ReaddirToken, RequestContext
+    from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ReaddirToken, RequestContext
 
     from ovafs.vfs.handles import Handles
     from ovafs.vfs.tree import Entry, Node, Tree

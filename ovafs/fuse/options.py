@@ -41,7 +41,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_options(lists: tuple[str, ...]) -> MountOptions:
-    """Parse the arguments of all ``-o``; a comma inside a value is written as ``\\,``.
+    r"""Parse the arguments of all ``-o``; a comma inside a value is written as ``\,``.
 
     Raises MountFailed with the name of an unknown option or a bad value.
     """
