@@ -1,0 +1,286 @@
+"""A qcow2 image that is stored nowhere: laid out from the list of allocated clusters alone.
+
+| host clusters | content |
+|---|---|
+| 0 | header (version 3, 64 KiB clusters, no extensions, no feature bits) |
+| 1 .. | refcount table, then refcount blocks (16 bit; every refcount is 1, these clusters included) |
+| .. | L1 table |
+| .. | L2 tables, only of L1 entries below which there is data, in guest order |
+| .. end | data clusters in guest order |
+
+Source: qemu, docs/interop/qcow2.txt. Everything is in closed form: the n-th L2 table and the n-th data cluster
+lie n clusters behind the first. All metadata precedes all data, so that a reader can decode the image in one pass.
+Tables are computed for the range that is asked for; memory grows with the runs of clusters, nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from bisect import bisect_right
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ovafs.streams.composite import Composite
+from ovafs.streams.segment import Literal, SourceRange, Zero
+from ovafs.units import SECTOR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ovafs.streams.clusters import ClusterRuns
+    from ovafs.streams.segment import Segment
+
+CLUSTER_BITS = 16
+CLUSTER = 1 << CLUSTER_BITS
+
+_HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")  # 104 bytes, the least that version 3 allows
+_ENTRY = 8
+_L2_BITS = CLUSTER_BITS - 3  # an L2 table is one cluster of 8-byte entries
+_L1_BITS = CLUSTER_BITS + _L2_BITS  # guest bytes below one L1 entry: 512 MiB
+_REFCOUNT_ORDER = 4
+_REFCOUNT = 2
+_REFCOUNTS = CLUSTER // _REFCOUNT  # in one refcount block
+_COPIED = 0x80  # in the first byte of an entry: its cluster has refcount 1
+_MAX_L1_TABLE = 32 << 20  # bytes; qemu's QCOW_MAX_L1_SIZE
+_MAX_REFCOUNT_TABLE = 8 << 20  # bytes; qemu's QCOW_MAX_REFTABLE_SIZE
+
+MAX_VIRTUAL_SIZE = _MAX_L1_TABLE // _ENTRY << _L1_BITS
+"""Guest bytes (2 PiB) below the largest L1 table that qemu opens."""
+
+
+class PlannedQcow2:
+    """The image of disk number ``disk``; its bytes are a pure function of ``virtual_size`` and ``runs``.
+
+    ``virtual_size`` in bytes is a multiple of 512 up to MAX_VIRTUAL_SIZE; ``runs`` has clusters of 64 KiB. What
+    lies behind ``virtual_size`` in the last cluster is zeros, and no SourceRange reaches there. Raises ValueError
+    for other values, and when the image would be longer than qemu's largest refcount table counts (2 PiB).
+    """
+
+    __slots__ = ("_layout", "virtual_size")
+
+    def __init__(self, disk: int, virtual_size: int, runs: ClusterRuns) -> None:
+        _check_input(virtual_size, runs)
+        self.virtual_size = virtual_size
+        self._layout = _lay_out(disk, virtual_size, runs)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the image file, a multiple of 64 KiB."""
+        return self._layout.size
+
+    @property
+    def stored(self) -> int:
+        """``size`` without the zeros behind the header and behind the guest's end."""
+        return self._layout.stored
+
+    def plan(self, offset: int, length: int) -> list[Segment]:
+        """Segments of ``[offset, offset + length)``; raises ValueError for a range outside of ``[0, size]``."""
+        return self._layout.plan(offset, length)
+
+    def label(self, offset: int) -> str:
+        """What lies at ``offset``: "L2 tables: entry 17", "data clusters: guest offset 65536"."""
+        return self._layout.label(offset)
+
+
+def _check_input(virtual_size: int, runs: ClusterRuns) -> None:
+    if not 0 <= virtual_size <= MAX_VIRTUAL_SIZE:
+        raise ValueError(f"a virtual size of {virtual_size} bytes is more than qcow2 holds ({MAX_VIRTUAL_SIZE})")
+    if virtual_size % SECTOR:
+        raise ValueError(f"a virtual size of {virtual_size} bytes is no multiple of {SECTOR}")
+    if runs.cluster_bits != CLUSTER_BITS:
+        raise ValueError(f"runs of {1 << runs.cluster_bits}-byte clusters do not fit clusters of {CLUSTER}")
+    if runs.end > _ceil_shift(virtual_size, CLUSTER_BITS):
+        raise ValueError(f"cluster {runs.end - 1} lies behind the virtual size of {virtual_size} bytes")
+
+
+def _lay_out(disk: int, virtual_size: int, runs: ClusterRuns) -> Composite:
+    """Measure every region first, because the refcounts count them all; then compute offsets; then append."""
+    tables = runs.coarsened(_L2_BITS)
+    l1_size = _ceil_shift(virtual_size, _L1_BITS)
+    l1_clusters = _ceil_shift(l1_size * _ENTRY, CLUSTER_BITS)
+    counted = 1 + l1_clusters + tables.total + runs.total
+    table_clusters, blocks = _solve_refcounts(counted)
+
+    blocks_offset = 1 + table_clusters << CLUSTER_BITS
+    l1_offset = blocks_offset + (blocks << CLUSTER_BITS)
+    l2_offset = l1_offset + (l1_clusters << CLUSTER_BITS)
+    data_offset = l2_offset + (tables.total << CLUSTER_BITS)
+    end = counted + table_clusters + blocks << CLUSTER_BITS
+
+    layout = Composite()
+    layout.append(_header(virtual_size, l1_size, l1_offset, table_clusters), "header")
+    refcount_table = _Table(table_clusters, _ENTRY, partial(_block_offsets, blocks_offset, blocks))
+    layout.append(refcount_table, "refcount table", alignment=CLUSTER)
+    refcounts = _Table(blocks, _REFCOUNT, partial(_refcounts, end >> CLUSTER_BITS))
+    l1_table = _Table(l1_clusters, _ENTRY, partial(_entries, tables, l2_offset))
+    l2_tables = _Table(tables.total, _ENTRY, partial(_l2_entries, tables, runs, data_offset))
+    starts = (
+        layout.append(refcounts, "refcount blocks"),
+        layout.append(l1_table, "L1 table"),
+        layout.append(l2_tables, "L2 tables"),
+        layout.append(_DataClusters(disk, virtual_size, runs), "data clusters"),
+        layout.size,
+    )
+    if starts != (blocks_offset, l1_offset, l2_offset, data_offset, end):
+        raise AssertionError(f"qcow2 of {virtual_size} bytes: regions lie at {starts}, not where the tables point")
+    return layout
+
+
+def _solve_refcounts(counted: int) -> tuple[int, int]:
+    """Clusters of refcount table and refcount blocks that count ``counted`` clusters and themselves.
+
+    The smallest solution: both numbers only grow from zero, and one more cluster seldom needs another.
+    """
+    table = blocks = 0
+    while True:
+        need_blocks = -(-(counted + table + blocks) // _REFCOUNTS)
+        need_table = _ceil_shift(need_blocks * _ENTRY, CLUSTER_BITS)
+        if (need_table, need_blocks) == (table, blocks):
+            break
+        table, blocks = need_table, need_blocks
+    if table << CLUSTER_BITS > _MAX_REFCOUNT_TABLE:
+        raise ValueError(f"a qcow2 image of {counted + table + blocks} clusters is longer than qemu opens")
+    return table, blocks
+
+
+def _header(virtual_size: int, l1_size: int, l1_offset: int, refcount_table_clusters: int) -> bytes:
+    return _HEADER.pack(
+        b"QFI\xfb",
+        3,  # version
+        0,  # backing_file_offset
+        0,  # backing_file_size
+        CLUSTER_BITS,
+        virtual_size,
+        0,  # crypt_method
+        l1_size,
+        l1_offset if l1_size else 0,  # as qemu-img create writes it for a disk of 0 bytes
+        CLUSTER,  # refcount_table_offset
+        refcount_table_clusters,
+        0,  # nb_snapshots
+        0,  # snapshots_offset
+        0,  # incompatible_features
+        0,  # compatible_features
+        0,  # autoclear_features
+        _REFCOUNT_ORDER,
+        _HEADER.size,  # header_length
+    )
+
+
+class _Table:
+    """Clusters of table entries, ``width`` bytes each, that ``compute(first, stop)`` makes when they are read."""
+
+    __slots__ = ("_compute", "_width", "size")
+
+    def __init__(self, clusters: int, width: int, compute: Callable[[int, int], bytes]) -> None:
+        self.size = clusters << CLUSTER_BITS
+        self._width = width
+        self._compute = compute
+
+    @property
+    def stored(self) -> int:
+        return self.size
+
+    def plan(self, offset: int, length: int) -> list[Segment]:
+        first, skip = divmod(offset, self._width)
+        data = self._compute(first, -(-(offset + length) // self._width))
+        return [Literal(data[skip : skip + length])]
+
+    def label(self, offset: int) -> str:
+        return f"entry {offset // self._width}"
+
+
+def _block_offsets(blocks_offset: int, blocks: int, first: int, stop: int) -> bytes:
+    """Entries ``[first, stop)`` of the refcount table: offsets of the blocks, then zeros."""
+    used = min(stop, blocks)
+    offsets = _big_endian(
+        range(blocks_offset + (first << CLUSTER_BITS), blocks_offset + (used << CLUSTER_BITS), CLUSTER)
+    )
+    return offsets.ljust((stop - first) * _ENTRY, b"\0")
+
+
+def _refcounts(clusters: int, first: int, stop: int) -> bytes:
+    """Refcounts of the host clusters ``[first, stop)``: 1 up to the end of the file, 0 behind it."""
+    return (b"\0\1" * (min(stop, clusters) - first)).ljust((stop - first) * _REFCOUNT, b"\0")
+
+
+def _entries(runs: ClusterRuns, base: int, first: int, stop: int) -> bytes:
+    """L1 or L2 entries of the clusters ``[first, stop)``; the cluster of rank 0 lies at host offset ``base``."""
+    entries = bytearray((stop - first) * _ENTRY)
+    firsts, ranks = runs.firsts, runs.ranks
+    for index in range(runs.first_run_after(first), len(firsts)):
+        start = firsts[index]
+        if start >= stop:
+            break
+        end = min(stop, start + ranks[index + 1] - ranks[index])
+        host = base + (ranks[index] << CLUSTER_BITS)
+        if start < first:
+            host += first - start << CLUSTER_BITS
+            start = first
+        host_end = host + (end - start << CLUSTER_BITS)
+        begin, behind = (start - first) * _ENTRY, (end - first) * _ENTRY
+        entries[begin:behind] = _big_endian(range(host, host_end, CLUSTER))
+        entries[begin:behind:_ENTRY] = bytes((_COPIED,)) * (end - start)
+    return bytes(entries)
+
+
+def _l2_entries(tables: ClusterRuns, runs: ClusterRuns, data_offset: int, first: int, stop: int) -> bytes:
+    """Entries ``[first, stop)`` of all L2 tables, which lie side by side without those that would be empty."""
+    parts = []
+    while first < stop:
+        index = tables.run_at_rank(first >> _L2_BITS)
+        end = min(stop, tables.ranks[index + 1] << _L2_BITS)
+        gap = tables.firsts[index] - tables.ranks[index] << _L2_BITS
+        parts.append(_entries(runs, data_offset, first + gap, end + gap))
+        first = end
+    return b"".join(parts)
+
+
+class _DataClusters:
+    """The allocated clusters, in guest order."""
+
+    __slots__ = ("_disk", "_firsts", "_ranks", "_virtual_size", "size", "stored")
+
+    def __init__(self, disk: int, virtual_size: int, runs: ClusterRuns) -> None:
+        self._disk = disk
+        self._virtual_size = virtual_size
+        self._firsts = runs.firsts
+        self._ranks = runs.ranks
+        self.size = runs.total << CLUSTER_BITS
+        self.stored = self.size - max(0, (runs.end << CLUSTER_BITS) - virtual_size)
+
+    def plan(self, offset: int, length: int) -> list[Segment]:
+        firsts, ranks = self._firsts, self._ranks
+        index = bisect_right(ranks, offset >> CLUSTER_BITS) - 1
+        segments: list[Segment] = []
+        end = offset + length
+        guest = piece = 0
+        while offset < end:
+            piece = min(end, ranks[index + 1] << CLUSTER_BITS) - offset
+            guest = (firsts[index] - ranks[index] << CLUSTER_BITS) + offset
+            segments.append(SourceRange(self._disk, guest, piece))
+            offset += piece
+            index += 1
+        behind = guest + piece - self._virtual_size  # only the last run can end there
+        if behind > 0:
+            segments[-1:] = (
+                [Zero(piece)] if behind >= piece else [SourceRange(self._disk, guest, piece - behind), Zero(behind)]
+            )
+        return segments
+
+    def label(self, offset: int) -> str:
+        index = bisect_right(self._ranks, offset >> CLUSTER_BITS) - 1
+        return f"guest offset {(self._firsts[index] - self._ranks[index] << CLUSTER_BITS) + offset}"
+
+
+def _big_endian(values: range) -> bytes:
+    numbers = array("Q", values)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+def _ceil_shift(value: int, bits: int) -> int:
+    """``value`` divided by ``1 << bits``, rounded up."""
+    return -(-value >> bits)
