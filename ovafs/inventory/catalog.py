@@ -1,0 +1,214 @@
+"""The pool's catalog: an SQLite database in WAL mode, where every change is one transaction."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from ovafs.errors import InvalidDefinition, MachineNotFound, NameTaken, SourceError
+from ovafs.inventory import rows
+from ovafs.inventory.database import connect, is_writable, open_reader, sqlite_errors
+from ovafs.inventory.rules import check_machine
+from ovafs.inventory.schema import APPLICATION_ID, check_version, migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+    from ovafs.inventory.inventory import Snapshot
+    from ovafs.model import Machine, MachineKind
+
+
+class Removed(NamedTuple):
+    """What ``Catalog.remove`` took out; ``images`` are the paths of its volumes, which stay as they are."""
+
+    uuid: str
+    name: str
+    kind: str
+    images: list[str]
+
+
+class _Match(NamedTuple):
+    id: int
+    uuid: str
+    name: str
+    kind: str
+
+
+def create_catalog(path: str, pool_uuid: str) -> None:
+    """Make an empty catalog of the empty file ``path``, complete and on disk when this returns."""
+    with sqlite_errors(path), contextlib.closing(connect(path, "mode=rw")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        migrate(connection)
+        connection.execute("INSERT INTO pool (only_row, uuid) VALUES (1, ?)", (pool_uuid,))
+
+
+class Catalog:
+    """An open catalog. Any thread may call any method; any number of processes may have it open."""
+
+    def __init__(self, path: str) -> None:
+        """Open the catalog at ``path`` and migrate it if need be.
+
+        Raises SourceError if it is missing, no catalog, damaged or of a newer version.
+        """
+        self._path = path
+        self._lock = threading.Lock()
+        self._writer: sqlite3.Connection | None = None
+        if not Path(path).is_file():
+            raise SourceError(f"{path} does not exist or cannot be reached", "is this the directory of a pool?")
+        with sqlite_errors(path):
+            self._reader = open_reader(path)
+            try:
+                self.pool_uuid = self._check()
+            except BaseException:
+                self.close()
+                raise
+
+    def revision(self) -> Hashable:
+        """Differs from earlier ones once the catalog may have changed, also by another process."""
+        with sqlite_errors(self._path):
+            return self._reader.revision()
+
+    def snapshot(self) -> Snapshot:
+        """All machines in one consistent read."""
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            found = rows.read_all(connection)
+        return rows.parse_rows(found)
+
+    def find(self, name_or_uuid: str, kind: MachineKind | None = None) -> Machine:
+        """The machine with this name or UUID.
+
+        Raises MachineNotFound, or InvalidDefinition if there are two of them or if it is damaged.
+        """
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            found = rows.read_one(connection, _match(connection, name_or_uuid, kind).id)
+        machines, damaged = rows.parse_rows(found)
+        for machine in damaged:
+            raise InvalidDefinition(f"{machine.name} is damaged in {self._path}: {machine.reason}")
+        return machines[0]
+
+    def macs(self) -> set[str]:
+        """Every MAC address in use."""
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            return {mac for (mac,) in connection.execute("SELECT mac FROM nics")}
+
+    def users_of(self, image: str) -> list[str]:
+        """Names of the machines that have the image at this path as a volume."""
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            found = connection.execute(
+                "SELECT DISTINCT machines.name FROM volumes JOIN disks ON volumes.id = volume"
+                " JOIN machines ON machines.id = machine WHERE path = ? ORDER BY 1",
+                (image,),
+            ).fetchall()
+        return [rows.printable(name) for (name,) in found]
+
+    def add(self, machine: Machine) -> None:
+        """Register a machine. Raises NameTaken, or InvalidDefinition (broken rule, MAC or UUID in use)."""
+        check_machine(machine)
+        with self._change() as connection:
+            _insert(connection, machine)
+
+    def replace(self, machine: Machine) -> Machine:
+        """Put a new definition in the place of the one with the same UUID, and return it as it is stored.
+
+        ``created`` stays; ``modified`` becomes later than it was, whatever the clock says.
+        """
+        with self._change() as connection:
+            old = rows.read_one(connection, _match(connection, machine.uuid, None).id)
+            row, created, modified = old.machines[0][0], old.machines[0][11], old.machines[0][12]
+            if not (isinstance(row, int) and isinstance(created, int) and isinstance(modified, int)):
+                raise InvalidDefinition(f"{machine.name} is damaged in {self._path}", "remove it and add it again")
+            new = msgspec.structs.replace(machine, created=created, modified=max(machine.modified, modified + 1))
+            check_machine(new)
+            rows.delete_machine(connection, row)
+            _insert(connection, new)
+        return new
+
+    def remove(self, name_or_uuid: str, kind: MachineKind | None = None) -> Removed:
+        """Take a machine out, damaged or not. Its images stay. Raises MachineNotFound, InvalidDefinition."""
+        with self._change() as connection:
+            match = _match(connection, name_or_uuid, kind)
+            images = connection.execute(
+                "SELECT path FROM disks JOIN volumes ON volumes.id = volume WHERE machine = ? ORDER BY position",
+                (match.id,),
+            ).fetchall()
+            rows.delete_machine(connection, match.id)
+        return Removed(match.uuid, match.name, match.kind, [rows.printable(path) for (path,) in images])
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._reader.close()
+        with self._lock:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def _check(self) -> str:
+        with self._reader.read() as connection:
+            current = check_version(connection, self._path)
+        if not current:
+            with contextlib.closing(self._connect_writer()) as writer:
+                migrate(writer)
+        with self._reader.read() as connection:
+            row = connection.execute("SELECT uuid FROM pool").fetchone()
+        if row is None:
+            raise SourceError(f"{self._path} is incomplete: it does not say which pool it belongs to")
+        return str(row[0])
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it is on disk when the ``with`` ends well, else nothing of it ever is."""
+        with sqlite_errors(self._path), self._lock:
+            if self._writer is None:
+                self._writer = self._connect_writer()
+            with self._writer:
+                self._writer.execute("BEGIN IMMEDIATE")
+                yield self._writer
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        if not is_writable(self._path):
+            raise SourceError(
+                f"{self._path} cannot be written", "check that the file system and the permissions allow writing"
+            )
+        return connect(self._path, "mode=rw")
+
+
+def _match(connection: sqlite3.Connection, name_or_uuid: str, kind: MachineKind | None) -> _Match:
+    found = [
+        _Match(*row)
+        for row in connection.execute(
+            "SELECT id, uuid, name, kind FROM machines WHERE name = ? OR uuid = ? ORDER BY kind DESC",
+            (name_or_uuid, name_or_uuid.lower()),
+        )
+        if kind in {None, row[3]}
+    ]
+    if not found:
+        what = kind or "machine"
+        raise MachineNotFound(f"there is no {what} {name_or_uuid!r}", "'ovafs vm list' shows what there is")
+    if len(found) > 1:
+        raise InvalidDefinition(
+            f"{name_or_uuid!r} means {' and '.join(f'the {match.kind} {match.uuid}' for match in found)}",
+            "say which by its UUID (or --template)",
+        )
+    return found[0]
+
+
+def _insert(connection: sqlite3.Connection, machine: Machine) -> None:
+    taken = connection.execute("SELECT uuid FROM machines WHERE kind = ? AND name = ?", (machine.kind, machine.name))
+    if row := taken.fetchone():
+        raise NameTaken(f"there is a {machine.kind} {machine.name!r} already ({row[0]})", "choose another name")
+    for nic in machine.nics:
+        user = connection.execute(
+            "SELECT machines.name FROM nics JOIN machines ON machines.id = machine WHERE mac = ?", (nic.mac,)
+        ).fetchone()
+        if user:
+            raise InvalidDefinition(f"the MAC address {nic.mac} is used by {user[0]!r} already", "choose another one")
+    try:
+        rows.insert_machine(connection, machine)
+    except sqlite3.IntegrityError as error:
+        raise InvalidDefinition(f"{machine.name!r} cannot be added: {error}") from error

@@ -1,0 +1,72 @@
+"""What every source of machines offers, whatever stands behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from ovafs.model import Machine
+
+
+class DamagedMachine(NamedTuple):
+    """A machine that is there but whose definition cannot be used, with the reason in words.
+
+    ``name`` is as safe to print as the source allows: characters that are not printable are escaped.
+    """
+
+    name: str
+    reason: str
+
+
+class Snapshot(NamedTuple):
+    """All machines at one moment: VMs before templates, each kind by name in code point order."""
+
+    machines: list[Machine]
+    damaged: list[DamagedMachine]
+
+
+class Inventory(Protocol):
+    """A source of machines. Every method may block and may be called from any thread.
+
+    Open it in the process that uses it: an inventory does not survive ``fork``.
+    """
+
+    @property
+    def source_id(self) -> str:
+        """The UUID of the source itself: the same after a restart, a move or on another host."""
+        ...
+
+    @property
+    def statvfs_path(self) -> str:
+        """A directory in the file system whose free space is the source's."""
+        ...
+
+    @property
+    def cache_dir(self) -> str | None:
+        """A private writable directory for what can be computed again, or None if there is none."""
+        ...
+
+    def revision(self) -> Hashable:
+        """A value that differs from all earlier ones once ``snapshot()`` may have changed, whoever changed it.
+
+        Cheap. Ask for it before the snapshot: then a change in between is seen next time.
+        """
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Everything in one consistent read. Raises SourceError if the source itself cannot be read."""
+        ...
+
+    def machines(self) -> list[Machine]:
+        """The usable machines of ``snapshot()``."""
+        ...
+
+    def find(self, name_or_uuid: str) -> Machine:
+        """One machine by its name or UUID. Raises MachineNotFound, InvalidDefinition (two of that name, damaged)."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; idempotent."""
+        ...

@@ -1,0 +1,128 @@
+"""The catalog's SQL schema, and the steps that bring an older catalog up to it.
+
+``PRAGMA user_version`` holds the schema version, ``PRAGMA application_id`` says that the file is a catalog.
+
+    pool       one row: the pool's own UUID
+    machines   virtual machines and templates; a name is unique within its kind
+    volumes    image files and block devices with their recorded formats
+    disks      a machine's disks in order, each with a volume of its own
+    nics       a machine's network adapters in order; a MAC address is unique in the pool
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ovafs.errors import SourceError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+    Step = Sequence[str]
+
+APPLICATION_ID = 0x6F766166
+"""ASCII "ovaf"; ``file`` and ``PRAGMA application_id`` show it."""
+
+# STRICT makes SQLite keep the column types. Values that need more than a type are checked in ``rules``, when they
+# are written and again when they are read.
+_VERSION_1: Step = (
+    """
+    CREATE TABLE pool (
+        only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+        uuid TEXT NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE machines (
+        id INTEGER PRIMARY KEY,
+        uuid TEXT NOT NULL UNIQUE,
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        description TEXT NOT NULL,
+        memory INTEGER NOT NULL,
+        sockets INTEGER NOT NULL,
+        cores INTEGER NOT NULL,
+        threads INTEGER NOT NULL,
+        firmware TEXT NOT NULL,
+        os TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        modified INTEGER NOT NULL,
+        UNIQUE (kind, name)
+    ) STRICT
+    """,
+    "CREATE INDEX machines_by_name ON machines (name)",
+    """
+    CREATE TABLE volumes (
+        id INTEGER PRIMARY KEY,
+        uuid TEXT NOT NULL UNIQUE,
+        path TEXT NOT NULL,
+        format TEXT NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX volumes_by_path ON volumes (path)",
+    """
+    CREATE TABLE disks (
+        machine INTEGER NOT NULL REFERENCES machines ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        uuid TEXT NOT NULL UNIQUE,
+        alias TEXT NOT NULL,
+        volume INTEGER NOT NULL UNIQUE REFERENCES volumes,
+        interface TEXT NOT NULL,
+        boot INTEGER NOT NULL CHECK (boot IN (0, 1)),
+        PRIMARY KEY (machine, position)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE nics (
+        machine INTEGER NOT NULL REFERENCES machines ON DELETE CASCADE,
+        position INTEGER NOT NULL,
+        uuid TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        network TEXT NOT NULL,
+        mac TEXT NOT NULL UNIQUE,
+        model TEXT NOT NULL,
+        PRIMARY KEY (machine, position)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+STEPS: Sequence[Step] = (_VERSION_1,)
+"""``STEPS[n]`` makes version n + 1 of version n. A released step is never edited."""
+
+
+def check_version(connection: sqlite3.Connection, path: str) -> bool:
+    """Whether the catalog at ``path`` has the newest schema; False means that ``migrate`` has work to do.
+
+    Raises SourceError if the file is not a catalog or comes from a newer ovafs.
+    """
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise SourceError(f"{path} is an SQLite database, but not the catalog of a pool")
+    version = _pragma(connection, "user_version")
+    if not 0 <= version <= len(STEPS):
+        raise SourceError(
+            f"{path} has catalog version {version}, this ovafs knows versions up to {len(STEPS)}", "upgrade ovafs"
+        )
+    return version == len(STEPS)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the catalog to the newest version, one transaction for each step: stopped anywhere, it can go on.
+
+    ``connection`` is in autocommit mode. The version is read again inside each transaction, because another
+    process may be doing the same.
+    """
+    while True:
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            version = _pragma(connection, "user_version")
+            if version >= len(STEPS):
+                return
+            for statement in STEPS[version]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
