@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from ovafs.model import Machine
+    from ovafs.model import Machine, MachineKind
 
 
 class DamagedMachine(NamedTuple):
@@ -63,7 +63,7 @@ class Inventory(Protocol):
         """The usable machines of ``snapshot()``."""
         ...
 
-    def find(self, name_or_uuid: str) -> Machine:
+    def find(self, name_or_uuid: str, kind: MachineKind | None = None) -> Machine:
         """One machine by its name or UUID. Raises MachineNotFound, InvalidDefinition (two of that name, damaged)."""
         ...
 

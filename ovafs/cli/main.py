@@ -1,0 +1,64 @@
+"""The ``ovafs`` command: its subcommands, and the one place where a foreseen error ends it."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import click
+
+from ovafs import __version__
+from ovafs.cli.lazy import LazyGroup
+from ovafs.errors import OvafsError
+
+COMMANDS = {
+    "pool": "ovafs.cli.pool:pool",
+    "vm": "ovafs.cli.vm:vm",
+    "mount": "ovafs.cli.mount:mount",
+    "umount": "ovafs.cli.mount:umount",
+    "completion": "ovafs.cli.completion:completion",
+}
+
+
+class Failure(click.ClickException):
+    """A foreseen error as it reaches the terminal: one line on stderr, exit code 1."""
+
+    exit_code = 1
+
+    def show(self, file: object = None) -> None:  # noqa: ARG002 - click's interface
+        """Print "ovafs: error: what happened; what to do"."""
+        click.echo(f"ovafs: error: {self.message}", err=True)
+
+
+class Commands(LazyGroup):
+    """The top group; click itself ends wrong usage with exit code 2 and a closed pipe quietly."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the subcommand."""
+        try:
+            return super().invoke(ctx)
+        except OvafsError as error:
+            raise Failure(str(error)) from error
+
+
+@click.group(
+    cls=Commands,
+    lazy_commands=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="ovafs", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Virtual machines as .ova files.
+
+    SOURCE is where the machines are: the directory of a pool.
+
+    Exit codes: 0 done, 1 an error (said on stderr), 2 wrong usage.
+    """
+
+
+def main() -> None:
+    """Entry point of the program."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal's character set lacks is shown escaped.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    cli(prog_name="ovafs")

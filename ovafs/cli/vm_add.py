@@ -1,0 +1,130 @@
+"""``ovafs vm add``: a machine on images that exist."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import click
+
+from ovafs.cli.disk_option import DiskArgument, parse_disk, parse_nic
+from ovafs.cli.output import machine_document, print_json, warn
+from ovafs.cli.vm import json_option
+from ovafs.inventory.define import DiskChoice, NicChoice, define_machine, image_path
+from ovafs.inventory.pool import Pool
+from ovafs.model import CpuTopology, Firmware, Machine, MachineKind
+from ovafs.storage.chain import choose_format, open_chain
+from ovafs.units import parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def _parse_memory(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command()
+@click.argument("pool", type=click.Path(file_okay=False))
+@click.argument("name")
+@click.option(
+    "--disk",
+    "disks",
+    type=parse_disk,
+    multiple=True,
+    metavar="PATH[,format=qcow2|raw][,interface=virtio|virtio-scsi|sata|ide]",
+    help="A disk on an existing image, its format given or detected; repeat for more. The first one boots.",
+)
+@click.option(
+    "--memory", type=_parse_memory, default="1GiB", show_default=True, metavar="SIZE", help="A multiple of 1 MiB."
+)
+@click.option("--cpus", type=int, metavar="N", help="N cores in one socket. [default: 1]")
+@click.option("--sockets", type=int, metavar="N", help="Instead of --cpus.")
+@click.option("--cores", type=int, metavar="N", help="For each socket.")
+@click.option("--threads", type=int, metavar="N", help="For each core.")
+@click.option(
+    "--nic",
+    "nics",
+    type=parse_nic,
+    multiple=True,
+    metavar="NETWORK[,model=virtio|e1000|e1000e|rtl8139][,mac=…]",
+    help="A network adapter; repeat for more. An empty NETWORK: not connected.",
+)
+@click.option("--firmware", type=click.Choice([*Firmware]), default=Firmware.BIOS, show_default=True)
+@click.option(
+    "--os", "os_id", default="other", show_default=True, metavar="ID", help="As in libosinfo: debian12, win2k22."
+)
+@click.option("--description", default="", metavar="TEXT")
+@click.option("--template", is_flag=True, help="Add a template.")
+@json_option
+def add(
+    pool: str,
+    name: str,
+    *,
+    disks: tuple[DiskArgument, ...],
+    memory: int,
+    cpus: int | None,
+    sockets: int | None,
+    cores: int | None,
+    threads: int | None,
+    nics: tuple[NicChoice, ...],
+    firmware: str,
+    os_id: str,
+    description: str,
+    template: bool,
+    as_json: bool,
+) -> None:
+    """Add a machine called NAME to POOL, on images that exist.
+
+    The images stay where they are, and nothing is copied. Each is opened and checked through its whole chain now, so
+    that a broken one is refused here. In PATH and NETWORK a comma is written ",,".
+
+    With --json: the object that "ovafs vm show --json" prints.
+    """
+    cpu = _topology(cpus, sockets, cores, threads)
+    with contextlib.closing(Pool(pool)) as opened:
+        machine = define_machine(
+            name,
+            kind=MachineKind.TEMPLATE if template else MachineKind.VM,
+            memory=memory,
+            cpu=cpu,
+            firmware=Firmware(firmware),
+            os_id=os_id,
+            description=description,
+            disks=[_check_image(disk) for disk in disks],
+            nics=nics,
+            used_macs=opened.macs(),
+        )
+        shared = [(disk.volume.path, users) for disk in machine.disks if (users := opened.users_of(disk.volume.path))]
+        opened.add(machine)
+    _report(machine, shared, as_json=as_json)
+
+
+def _topology(cpus: int | None, sockets: int | None, cores: int | None, threads: int | None) -> CpuTopology:
+    if cpus is not None:
+        if (sockets, cores, threads) != (None, None, None):
+            raise click.UsageError("give either --cpus or --sockets, --cores and --threads")
+        # One socket, because some guests use no more sockets than their licence has.
+        return CpuTopology(cores=cpus)
+    given = {"sockets": sockets, "cores": cores, "threads": threads}
+    return CpuTopology(**{key: number for key, number in given.items() if number is not None})
+
+
+def _check_image(disk: DiskArgument) -> DiskChoice:
+    path = image_path(disk.path)
+    image_format = choose_format(path, disk.format)
+    with contextlib.closing(open_chain(path, image_format)) as chain:
+        chain.read_extents()
+    return DiskChoice(path, image_format, disk.interface)
+
+
+def _report(machine: Machine, shared: Sequence[tuple[str, list[str]]], *, as_json: bool) -> None:
+    for path, users in shared:
+        warn(f"the image {path} is a disk of {', '.join(users)} too")
+    if as_json:
+        print_json(machine_document(machine))
+    else:
+        click.echo(f"added {machine.kind} {machine.name} ({machine.uuid})")
