@@ -77,7 +77,7 @@ def is_mounted(mount_point: Path) -> bool:
 
 def mount_points() -> set[str]:
     """Every FUSE mount point that this process sees."""
-    with open("/proc/self/mounts", encoding="utf-8") as table:  # noqa: PTH123 - a kernel file, not a path of ours
+    with open("/proc/self/mounts", encoding="utf-8") as table:
         fields = [line.split() for line in table]
     return {_unescape(line[1]) for line in fields if line[2].startswith("fuse.") or line[2] == "fuse"}
 
