@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_right
-from itertools import compress, islice
+from itertools import accumulate, compress, islice
 from operator import sub
 from typing import TYPE_CHECKING, Self
 
@@ -40,7 +40,7 @@ class ClusterRuns:
     @classmethod
     def from_extents(cls, extents: ExtentMap, cluster_bits: int) -> Self:
         """The clusters that a DATA or COMPRESSED extent touches; a cluster with ZERO extents only is left out."""
-        stored = map(int(Kind.ZERO).__ne__, extents.kinds)
+        stored = bytes(extents.kinds).replace(bytes((Kind.ZERO,)), b"\0")  # a selector for each extent
         return cls._covering(compress(zip(extents.starts, extents.lengths, strict=True), stored), cluster_bits, 0)
 
     def coarsened(self, bits: int) -> Self:
@@ -52,22 +52,18 @@ class ClusterRuns:
     def _covering(cls, ranges: Iterable[tuple[int, int]], shift: int, unit_bits: int) -> Self:
         """What covers ascending ``ranges`` (start, length in units of ``1 << unit_bits``), ``1 << shift`` a piece."""
         firsts = array("Q")
-        ranks = array("Q")
-        total = 0
-        end = -1
+        stops = []
+        stop = -1
+        rest = (1 << shift) - 1
         for start, length in ranges:
             first = start >> shift
-            stop = (start + length - 1 >> shift) + 1
-            if first > end:
+            if first > stop:
                 firsts.append(first)
-                ranks.append(total)
-                total += stop - first
-                end = stop
-            elif stop > end:
-                total += stop - end
-                end = stop
-        ranks.append(total)
-        return cls(shift + unit_bits, firsts, ranks)
+                stops.append(stop)
+            stop = start + length + rest >> shift
+        stops.append(stop)
+        counts = map(sub, islice(stops, 1, None), firsts)
+        return cls(shift + unit_bits, firsts, array("Q", accumulate(counts, initial=0)))
 
     @property
     def total(self) -> int:

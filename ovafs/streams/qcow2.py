@@ -37,12 +37,13 @@ CLUSTER = 1 << CLUSTER_BITS
 
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")  # 104 bytes, the least that version 3 allows
 _ENTRY = 8
+_ONE_ENTRY = struct.Struct(">Q")
 _L2_BITS = CLUSTER_BITS - 3  # an L2 table is one cluster of 8-byte entries
 _L1_BITS = CLUSTER_BITS + _L2_BITS  # guest bytes below one L1 entry: 512 MiB
 _REFCOUNT_ORDER = 4
 _REFCOUNT = 2
 _REFCOUNTS = CLUSTER // _REFCOUNT  # in one refcount block
-_COPIED = 0x80  # in the first byte of an entry: its cluster has refcount 1
+_COPIED = 1 << 63  # in an entry: its cluster has refcount 1
 _MAX_L1_TABLE = 32 << 20  # bytes; qemu's QCOW_MAX_L1_SIZE
 _MAX_REFCOUNT_TABLE = 8 << 20  # bytes; qemu's QCOW_MAX_REFTABLE_SIZE
 
@@ -218,10 +219,13 @@ def _entries(runs: ClusterRuns, base: int, first: int, stop: int) -> bytes:
         if start < first:
             host += first - start << CLUSTER_BITS
             start = first
-        host_end = host + (end - start << CLUSTER_BITS)
-        begin, behind = (start - first) * _ENTRY, (end - first) * _ENTRY
-        entries[begin:behind] = _big_endian(range(host, host_end, CLUSTER))
-        entries[begin:behind:_ENTRY] = bytes((_COPIED,)) * (end - start)
+        begin = (start - first) * _ENTRY
+        if end - start == 1:  # what a fragmented disk is made of
+            _ONE_ENTRY.pack_into(entries, begin, _COPIED | host)
+            continue
+        behind = (end - first) * _ENTRY
+        entries[begin:behind] = _big_endian(range(host, host + (end - start << CLUSTER_BITS), CLUSTER))
+        entries[begin:behind:_ENTRY] = bytes((_COPIED >> 56,)) * (end - start)
     return bytes(entries)
 
 
