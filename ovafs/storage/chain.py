@@ -1,0 +1,288 @@
+"""A disk in local files: a raw image, or a qcow2 image with any number of backing files.
+
+Opening reads headers only and takes QEMU's locks; the extents are read when they are asked for, or come from a
+cache. Reading goes straight from the file that holds a range into the caller's buffer, without a thread as long as
+the kernel has the bytes in memory.
+
+Concurrency: `open_chain`, `read_extents` and `close` may run in any thread. ``read_into`` runs on the event loop;
+what would block goes to one worker thread for each request, into a buffer of its own, since the caller may have been
+cancelled and its buffer given away by the time the storage answers.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from ovafs.errors import ImageError, InvalidImage, UnsupportedFeature
+from ovafs.formats.detect import HEAD_SIZE
+from ovafs.model import DiskFormat
+from ovafs.storage.backing import backing_format, backing_path, check_head
+from ovafs.storage.locks import lock_for_reading
+from ovafs.storage.qcow2 import qcow2_extents, read_cluster, read_header
+from ovafs.storage.raw import raw_extents
+from ovafs.storage.source_file import SourceFile
+from ovafs.streams.extents import Kind, Layer, collapse
+from ovafs.units import SECTOR, align_up
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ovafs.formats.qcow2.header import Header
+    from ovafs.storage.volume import FileIdentity
+    from ovafs.streams.extents import ExtentMap
+
+MAX_DEPTH = 200
+"""Files in a chain, as deep as QEMU's own tests go; each costs a descriptor while the disk is open."""
+
+MAX_EXTENTS = 32 << 20
+"""Extents in all files of a chain: 864 MiB of map. A disk of 2 TiB has as many clusters of 64 KiB."""
+
+INFLATED_BYTES = 8 << 20
+"""Inflated clusters that a chain keeps, so that small reads do not inflate the same cluster again and again."""
+
+
+class _Link(NamedTuple):
+    """One open file of a chain; ``header`` is None for a raw image."""
+
+    file: SourceFile
+    header: Header | None
+
+    @property
+    def virtual_size(self) -> int:
+        """Guest bytes, in whole sectors: QEMU rounds a raw file's size up and a qcow2 header's down."""
+        if self.header is None:
+            return align_up(self.file.size, SECTOR)
+        return self.header.virtual_size
+
+
+def open_chain(path: str, format: DiskFormat, *, lock: bool = True) -> Chain:  # noqa: A002 - the word of qemu-img
+    """Open and check the image at ``path`` and all its backing files. Blocks.
+
+    Raises ImageUnavailable, VolumeBusy, InvalidImage (also for a chain that leads back to itself),
+    UnsupportedFeature, ReadFailed. An error in a backing file names the overlay too.
+    """
+    links: list[_Link] = []
+    with ExitStack() as undo:
+        next_path: str | None = path
+        while next_path is not None:
+            overlay = links[-1] if links else None
+            try:
+                link = _open_link(next_path, overlay, format, undo, lock=lock)
+                _check_place(link.file, links)
+            except ImageError as error:
+                if overlay is not None:
+                    error.summary += f" (backing file of {overlay.file.path})"
+                raise
+            links.append(link)
+            next_path = backing_path(link.file.path, link.header) if link.header else None
+        undo.pop_all()
+    return Chain(links)
+
+
+def _open_link(path: str, overlay: _Link | None, form: DiskFormat, undo: ExitStack, *, lock: bool) -> _Link:
+    file = SourceFile(path)
+    undo.callback(file.close)
+    if lock:
+        lock_for_reading(file)
+    head = file.read(0, HEAD_SIZE)
+    if overlay is not None and overlay.header is not None:
+        form = backing_format(overlay.file.path, overlay.header, file, head)
+    check_head(file, head, form)
+    return _Link(file, read_header(file, head) if form == DiskFormat.QCOW2 else None)
+
+
+def _check_place(file: SourceFile, above: Sequence[_Link]) -> None:
+    if len(above) >= MAX_DEPTH:
+        raise UnsupportedFeature(file.path, f"a chain of more than {MAX_DEPTH} files")
+    inode = (file.device, file.identity.inode)
+    if any(inode == (link.file.device, link.file.identity.inode) for link in above):
+        raise InvalidImage(file.path, "the chain of backing files leads back to this file")
+
+
+class Chain:
+    """An open disk (``storage.volume.Volume``). Its extents are known after ``read_extents`` or ``use_extents``."""
+
+    def __init__(self, links: Sequence[_Link]) -> None:
+        self._links = tuple(links)
+        self.files = tuple(link.file for link in links)
+        self.virtual_size = links[0].virtual_size
+        self._extents: ExtentMap | None = None
+        self._inflated: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._inflated_size = 0
+        self._inflated_lock = threading.Lock()
+
+    @property
+    def extents(self) -> ExtentMap:
+        """What is stored, in guest coordinates; everything else reads as zeros."""
+        if self._extents is None:
+            raise ValueError("the extents have not been read yet")
+        return self._extents
+
+    def read_extents(self) -> ExtentMap:
+        """Read the tables of all files and collapse them; the result is used from now on. Blocks, busy all the time.
+
+        Raises InvalidImage, UnsupportedFeature, ReadFailed, VolumeChanged.
+        """
+        layers = []
+        room = MAX_EXTENTS
+        for file, header in self._links:
+            with file.in_use():
+                extents = raw_extents(file, room) if header is None else qcow2_extents(file, header, room)
+            room -= len(extents)
+            layers.append(Layer(extents, _Link(file, header).virtual_size))
+        self._extents = collapse(layers)
+        return self._extents
+
+    def use_extents(self, extents: ExtentMap) -> None:
+        """Use a map that ``read_extents`` gave for the same files, with the same identities, before."""
+        if max(extents.layers, default=0) >= len(self.files):
+            raise ValueError("the extents are those of a longer chain")
+        self._extents = extents
+
+    def identities(self) -> tuple[tuple[str, FileIdentity], ...]:
+        """Path and identity of each file, from the top."""
+        return tuple((file.path, file.identity) for file in self.files)
+
+    @property
+    def is_volatile(self) -> bool:
+        """True when a change of content may go unnoticed, so that nothing about it may be remembered."""
+        return any(file.is_block_device for file in self.files)
+
+    def check_unchanged(self) -> None:
+        """Raise VolumeChanged if any file changed since it was opened."""
+        for file in self.files:
+            file.check_unchanged()
+
+    def host_range(self, guest_offset: int, length: int) -> tuple[SourceFile, int, int] | None:
+        """Where up to ``length`` bytes from ``guest_offset`` lie as they are: file, host offset, length.
+
+        None when the byte at ``guest_offset`` is not stored, or compressed.
+        """
+        extents = self.extents
+        index = extents.first_after(guest_offset)
+        if index == len(extents):
+            return None
+        extent = extents[index]
+        skipped = guest_offset - extent.start
+        if skipped < 0 or extent.kind != Kind.DATA:
+            return None
+        file = self.files[extent.layer]
+        host = extent.host + skipped
+        length = min(length, extent.length - skipped, file.size - host)
+        return (file, host, length) if length > 0 else None
+
+    async def read_into(self, guest_offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the guest bytes from ``guest_offset``; behind the disk's end lie zeros.
+
+        No checkpoint when the kernel has everything in memory: a thread costs more than such a read. After an error
+        or cancellation the buffer's content means nothing.
+
+        Raises VolumeChanged, ReadFailed, InvalidImage (a compressed cluster that does not inflate).
+        """
+        done = self._read_cached(guest_offset, buffer)
+        if done < len(buffer):
+            rest = await trio.to_thread.run_sync(
+                self._read_blocking, guest_offset + done, len(buffer) - done, abandon_on_cancel=True
+            )
+            buffer[done:] = rest
+
+    def _read_cached(self, guest_offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` as far as no waiting and no inflating is needed; returns the number of bytes."""
+        extents = self.extents
+        starts, lengths, hosts = extents.starts, extents.lengths, extents.hosts
+        index = bisect_right(starts, guest_offset) - 1
+        if index < 0 or starts[index] + lengths[index] <= guest_offset:
+            index += 1
+        size = len(buffer)
+        position = 0
+        touched = set()
+        while position < size:
+            hole = (starts[index] - guest_offset if index < len(starts) else size) - position
+            if hole > 0:
+                end = min(position + hole, size)
+                buffer[position:end] = bytes(end - position)
+                position = end
+                continue
+            skipped = -hole
+            length = min(lengths[index] - skipped, size - position)
+            layer = extents.layers[index]
+            if extents.kinds[index] == Kind.DATA:
+                part = buffer if length == size else buffer[position : position + length]
+                position += (count := self.files[layer].read_cached(part, hosts[index] + skipped))
+                touched.add(layer)
+                if count < length:
+                    break
+            else:
+                cluster = self._inflated_cluster(layer, hosts[index])
+                if cluster is None:
+                    break
+                inside = (guest_offset + position) % len(cluster)
+                buffer[position : position + length] = cluster[inside : inside + length]
+                position += length
+            index += 1
+        for layer in touched:
+            self.files[layer].check_unchanged()
+        return position
+
+    def _read_blocking(self, guest_offset: int, length: int) -> bytearray:
+        """The guest bytes of a range, in a worker thread."""
+        result = bytearray(length)
+        view = memoryview(result)
+        end = guest_offset + length
+        extents = self.extents
+        touched = set()
+        with ExitStack() as stack:
+            for file in self.files:
+                stack.enter_context(file.in_use())
+            for index in range(extents.first_after(guest_offset), len(extents)):
+                extent = extents[index]
+                if extent.start >= end:
+                    break
+                first, last = max(extent.start, guest_offset), min(extent.start + extent.length, end)
+                part = view[first - guest_offset : last - guest_offset]
+                if extent.kind == Kind.DATA:
+                    self.files[extent.layer].read_exact(part, extent.host + first - extent.start)
+                else:
+                    cluster = self._inflate(extent.layer, extent.host)
+                    inside = first % len(cluster)
+                    part[:] = cluster[inside : inside + len(part)]
+                touched.add(extent.layer)
+            for layer in touched:
+                self.files[layer].check_unchanged()
+        return result
+
+    def _inflated_cluster(self, layer: int, descriptor: int) -> bytes | None:
+        with self._inflated_lock:
+            cluster = self._inflated.get((layer, descriptor))
+            if cluster is not None:
+                self._inflated.move_to_end((layer, descriptor))
+            return cluster
+
+    def _inflate(self, layer: int, descriptor: int) -> bytes:
+        """An inflated cluster, from memory if a read before needed it. In a worker thread."""
+        cluster = self._inflated_cluster(layer, descriptor)
+        if cluster is not None:
+            return cluster
+        file, header = self._links[layer]
+        if header is None:
+            raise ValueError("a compressed extent in a raw image")  # not in any map that read_extents made
+        cluster = read_cluster(file, descriptor, header)
+        file.check_unchanged()  # before others may use it
+        with self._inflated_lock:
+            if (layer, descriptor) not in self._inflated:
+                self._inflated[layer, descriptor] = cluster
+                self._inflated_size += len(cluster)
+            while self._inflated_size > INFLATED_BYTES:
+                self._inflated_size -= len(self._inflated.popitem(last=False)[1])
+        return cluster
+
+    def close(self) -> None:
+        """Release files and locks; idempotent. Threads that still read go on, and the last one closes their files."""
+        for file in self.files:
+            file.close()

@@ -1,0 +1,162 @@
+"""Maps and plans that were computed once, kept for the next mount in an SQLite file of their own.
+
+Nothing depends on this file: what is lost is computed again. So a file that is damaged, of another version or not
+writable is never an error, each blob carries a checksum (a flipped bit is a miss, never wrong bytes), and the
+writing does not wait for the disk. The least recently used blobs go when the size limit is reached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_LIMIT = 512 << 20
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE blobs (key BLOB PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL, blob BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX blobs_by_use ON blobs (used, size);
+"""
+_DIGEST_SIZE = 16
+_KEEP = 0.75  # of the limit stays at an eviction, so that not every put evicts
+_REFRESH_SECONDS = 3600  # a hit is written down once an hour at most: reads should not write
+_KEYS_PER_QUERY = 500
+
+
+class MapCache:
+    """Key to blob, for several threads. ``path`` None: nothing is kept. ``limit`` bounds the blobs' bytes."""
+
+    def __init__(self, path: str | None, limit: int = DEFAULT_LIMIT) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        self._size = 0
+        self._path = path
+        if path is None:
+            return
+        try:
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            _log.warning("%s: not used as a cache (%s)", path, error)
+            self._give_up()
+
+    def get(self, key: bytes) -> bytes | None:
+        """The blob put under ``key``, or None."""
+        return self.get_many([key]).get(key)
+
+    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The blobs of those keys that are there."""
+        wanted = list(keys)
+        found: dict[bytes, bytes] = {}
+        now = int(time.time())
+        with self._attempt() as database:
+            if database is None:
+                return {}
+            for first in range(0, len(wanted), _KEYS_PER_QUERY):
+                part = wanted[first : first + _KEYS_PER_QUERY]
+                marks = ",".join("?" * len(part))
+                rows = database.execute(f"SELECT key, used, blob FROM blobs WHERE key IN ({marks})", part)  # noqa: S608 - question marks only
+                old = []
+                for key, used, blob in rows:
+                    if blob[:_DIGEST_SIZE] == _digest(key, memoryview(blob)[_DIGEST_SIZE:]):
+                        found[key] = blob[_DIGEST_SIZE:]
+                        if abs(now - used) > _REFRESH_SECONDS:
+                            old.append((now, key))
+                    else:
+                        _log.warning("%s: an entry is damaged and is computed again", self._path)
+                database.executemany("UPDATE blobs SET used = ? WHERE key = ?", old)
+        return found
+
+    def put(self, key: bytes, blob: bytes) -> None:
+        """Keep ``blob``, unless it alone would fill a good part of the cache."""
+        size = len(key) + len(blob)
+        if size > self._limit // 4:
+            return
+        with self._attempt() as database:
+            if database is None:
+                return
+            row = (key, int(time.time()), size, _digest(key, blob) + blob)
+            database.execute("REPLACE INTO blobs (key, used, size, blob) VALUES (?, ?, ?, ?)", row)
+            self._size += size
+            if self._size > self._limit:
+                self._evict(database)
+
+    def close(self) -> None:
+        """Close the file; afterwards nothing is found and nothing is kept. Idempotent."""
+        with self._lock:
+            self._give_up()
+
+    @contextmanager
+    def _attempt(self) -> Iterator[sqlite3.Connection | None]:
+        """The database, for one statement or a few; a failure closes it for good and is only logged."""
+        with self._lock:
+            try:
+                yield self._database
+            except sqlite3.Error as error:
+                _log.warning("%s: no longer used as a cache (%s)", self._path, error)
+                self._give_up()
+
+    def _open(self) -> None:
+        """Open the file, or begin a new one where it is none of ours."""
+        assert self._path is not None  # noqa: S101 - the constructor's check, for mypy
+        try:
+            self._connect(self._path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # not writable, locked: not the content's fault
+                raise
+            _log.warning("%s: is begun anew (%s)", self._path, error)
+            self._give_up()
+            for suffix in ("", "-wal", "-shm"):
+                Path(self._path + suffix).unlink(missing_ok=True)
+            self._connect(self._path)
+
+    def _connect(self, path: str) -> None:
+        """Raises sqlite3.DatabaseError itself for a damaged or foreign file, a subclass for other failures."""
+        database = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
+        self._database = database
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute("PRAGMA cache_size = -4096")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if version == 0 and not tables:
+            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        elif version != _VERSION:
+            raise sqlite3.DatabaseError(f"version {version}, not {_VERSION}")
+        (self._size,) = database.execute("SELECT coalesce(sum(size), 0) FROM blobs").fetchone()
+
+    def _evict(self, database: sqlite3.Connection) -> None:
+        (self._size,) = database.execute("SELECT coalesce(sum(size), 0) FROM blobs").fetchone()
+        surplus = self._size - int(self._limit * _KEEP)
+        if self._size <= self._limit:
+            return
+        doomed = []
+        for key, size in database.execute("SELECT key, size FROM blobs ORDER BY used"):
+            if surplus <= 0:
+                break
+            doomed.append((key,))
+            surplus -= size
+            self._size -= size
+        database.execute("BEGIN IMMEDIATE")
+        database.executemany("DELETE FROM blobs WHERE key = ?", doomed)
+        database.execute("COMMIT")
+
+    def _give_up(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+
+def _digest(key: bytes, blob: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(blob, digest_size=_DIGEST_SIZE, key=hashlib.blake2b(key).digest()).digest()
