@@ -33,7 +33,7 @@ class Removed(NamedTuple):
 
 
 class _Match(NamedTuple):
-    id: int
+    id: object
     uuid: str
     name: str
     kind: str
@@ -59,8 +59,12 @@ class Catalog:
         self._path = path
         self._lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
-        if not Path(path).is_file():
-            raise SourceError(f"{path} does not exist or cannot be reached", "is this the directory of a pool?")
+        try:
+            Path(path).stat()
+        except OSError as error:
+            raise SourceError(
+                f"{path}: {error.strerror}", f"is {Path(path).parent} a pool? 'ovafs pool create' makes one"
+            ) from error
         with sqlite_errors(path):
             self._reader = open_reader(path)
             try:
@@ -86,25 +90,22 @@ class Catalog:
         Raises MachineNotFound, or InvalidDefinition if there are two of them or if it is damaged.
         """
         with sqlite_errors(self._path), self._reader.read() as connection:
-            found = rows.read_one(connection, _match(connection, name_or_uuid, kind).id)
-        machines, damaged = rows.parse_rows(found)
-        for machine in damaged:
-            raise InvalidDefinition(f"{machine.name} is damaged in {self._path}: {machine.reason}")
-        return machines[0]
+            return _parse(connection, _match(connection, name_or_uuid, kind))
 
     def macs(self) -> set[str]:
         """Every MAC address in use."""
         with sqlite_errors(self._path), self._reader.read() as connection:
-            return {mac for (mac,) in connection.execute("SELECT mac FROM nics")}
+            return {str(mac) for (mac,) in rows.fetch(connection, "SELECT mac FROM nics")}
 
     def users_of(self, image: str) -> list[str]:
         """Names of the machines that have the image at this path as a volume."""
         with sqlite_errors(self._path), self._reader.read() as connection:
-            found = connection.execute(
+            found = rows.fetch(
+                connection,
                 "SELECT DISTINCT machines.name FROM volumes JOIN disks ON volumes.id = volume"
                 " JOIN machines ON machines.id = machine WHERE path = ? ORDER BY 1",
                 (image,),
-            ).fetchall()
+            )
         return [rows.printable(name) for (name,) in found]
 
     def add(self, machine: Machine) -> None:
@@ -116,16 +117,16 @@ class Catalog:
     def replace(self, machine: Machine) -> Machine:
         """Put a new definition in the place of the one with the same UUID, and return it as it is stored.
 
-        ``created`` stays; ``modified`` becomes later than it was, whatever the clock says.
+        ``created`` stays; ``modified`` becomes later than it was, whatever the clock says. Raises MachineNotFound,
+        NameTaken, InvalidDefinition.
         """
         with self._change() as connection:
-            old = rows.read_one(connection, _match(connection, machine.uuid, None).id)
-            row, created, modified = old.machines[0][0], old.machines[0][11], old.machines[0][12]
-            if not (isinstance(row, int) and isinstance(created, int) and isinstance(modified, int)):
-                raise InvalidDefinition(f"{machine.name} is damaged in {self._path}", "remove it and add it again")
-            new = msgspec.structs.replace(machine, created=created, modified=max(machine.modified, modified + 1))
+            match = _match(connection, machine.uuid, None)
+            old = _parse(connection, match)
+            modified = max(machine.modified, old.modified + 1)
+            new = msgspec.structs.replace(machine, created=old.created, modified=modified)
             check_machine(new)
-            rows.delete_machine(connection, row)
+            rows.delete_machine(connection, match.id)
             _insert(connection, new)
         return new
 
@@ -133,10 +134,11 @@ class Catalog:
         """Take a machine out, damaged or not. Its images stay. Raises MachineNotFound, InvalidDefinition."""
         with self._change() as connection:
             match = _match(connection, name_or_uuid, kind)
-            images = connection.execute(
+            images = rows.fetch(
+                connection,
                 "SELECT path FROM disks JOIN volumes ON volumes.id = volume WHERE machine = ? ORDER BY position",
                 (match.id,),
-            ).fetchall()
+            )
             rows.delete_machine(connection, match.id)
         return Removed(match.uuid, match.name, match.kind, [rows.printable(path) for (path,) in images])
 
@@ -179,23 +181,34 @@ class Catalog:
 
 
 def _match(connection: sqlite3.Connection, name_or_uuid: str, kind: MachineKind | None) -> _Match:
-    found = [
-        _Match(*row)
-        for row in connection.execute(
-            "SELECT id, uuid, name, kind FROM machines WHERE name = ? OR uuid = ? ORDER BY kind DESC",
-            (name_or_uuid, name_or_uuid.lower()),
-        )
-        if kind in {None, row[3]}
-    ]
+    # An argument that is not UTF-8 cannot be bound as text; as these bytes it is like no stored text.
+    name, uuid = (text.encode("utf-8", "surrogatepass") for text in (name_or_uuid, name_or_uuid.lower()))
+    selected = rows.fetch(
+        connection,
+        "SELECT id, uuid, name, kind FROM machines WHERE name = CAST(? AS TEXT) OR uuid = CAST(? AS TEXT)"
+        " ORDER BY kind DESC, uuid",
+        (name, uuid),
+    )
+    found = [_Match(row[0], *map(rows.printable, row[1:])) for row in selected if kind in {None, row[3]}]
     if not found:
-        what = kind or "machine"
-        raise MachineNotFound(f"there is no {what} {name_or_uuid!r}", "'ovafs vm list' shows what there is")
+        raise MachineNotFound(
+            f"there is no {kind or 'machine'} {name_or_uuid!r}", "'ovafs vm list' shows what there is"
+        )
     if len(found) > 1:
         raise InvalidDefinition(
             f"{name_or_uuid!r} means {' and '.join(f'the {match.kind} {match.uuid}' for match in found)}",
             "say which by its UUID (or --template)",
         )
     return found[0]
+
+
+def _parse(connection: sqlite3.Connection, match: _Match) -> Machine:
+    machines, damaged = rows.parse_rows(rows.read_one(connection, match.id))
+    for machine in damaged:
+        raise InvalidDefinition(
+            f"{machine.name} is damaged in the catalog: {machine.reason}", "remove it and add it again"
+        )
+    return machines[0]
 
 
 def _insert(connection: sqlite3.Connection, machine: Machine) -> None:

@@ -36,8 +36,6 @@ class Pool(Catalog):
     def __init__(self, path: str) -> None:
         """Open the pool at ``path``. Raises SourceError if there is none, or if its catalog cannot be used."""
         self.path = str(Path(path).absolute())
-        if not Path(self.path).is_dir():
-            raise SourceError(f"{path} is not a directory", "'ovafs pool create' makes a pool")
         super().__init__(str(Path(self.path, _CATALOG)))
 
     @property

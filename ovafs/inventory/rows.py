@@ -41,17 +41,30 @@ class Rows(NamedTuple):
     nics: list[Row]
 
 
+def fetch(connection: sqlite3.Connection, query: str, parameters: tuple[object, ...] = ()) -> list[Row]:
+    """All rows of a query, where bytes that are not UTF-8 come as surrogates, as in file names (PEP 383)."""
+    try:
+        return connection.execute(query, parameters).fetchall()
+    except sqlite3.OperationalError as error:
+        if hasattr(error, "sqlite_errorcode"):
+            raise
+        # Not SQLite's error: Python's decoder met such bytes, and they must harm their own machine only. Decoding
+        # this way from the start would double the time of the query.
+        connection.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
+        return connection.execute(query, parameters).fetchall()
+
+
 def read_all(connection: sqlite3.Connection) -> Rows:
     """The rows of every machine."""
-    return Rows(*(_fetch(connection, query.format(where=""), ()) for query in (_MACHINES, _DISKS, _NICS)))
+    return Rows(*(fetch(connection, query.format(where="")) for query in (_MACHINES, _DISKS, _NICS)))
 
 
-def read_one(connection: sqlite3.Connection, machine: int) -> Rows:
+def read_one(connection: sqlite3.Connection, machine: object) -> Rows:
     """The rows of the machine with this row id."""
     return Rows(
-        _fetch(connection, _MACHINES.format(where="WHERE id = ?"), (machine,)),
-        _fetch(connection, _DISKS.format(where="WHERE machine = ?"), (machine,)),
-        _fetch(connection, _NICS.format(where="WHERE machine = ?"), (machine,)),
+        fetch(connection, _MACHINES.format(where="WHERE id = ?"), (machine,)),
+        fetch(connection, _DISKS.format(where="WHERE machine = ?"), (machine,)),
+        fetch(connection, _NICS.format(where="WHERE machine = ?"), (machine,)),
     )
 
 
@@ -102,23 +115,11 @@ def insert_machine(connection: sqlite3.Connection, machine: Machine) -> None:
         )
 
 
-def delete_machine(connection: sqlite3.Connection, machine: int) -> None:
+def delete_machine(connection: sqlite3.Connection, machine: object) -> None:
     """Delete the rows of the machine with this row id, its volumes' too. The images stay."""
     volumes = connection.execute("SELECT volume FROM disks WHERE machine = ?", (machine,)).fetchall()
     connection.execute("DELETE FROM machines WHERE id = ?", (machine,))
     connection.executemany("DELETE FROM volumes WHERE id = ?", volumes)
-
-
-def _fetch(connection: sqlite3.Connection, query: str, parameters: tuple[int, ...]) -> list[Row]:
-    try:
-        return connection.execute(query, parameters).fetchall()
-    except sqlite3.OperationalError as error:
-        if hasattr(error, "sqlite_errorcode"):
-            raise
-        # Not SQLite's error: the module met text that is not UTF-8. It must harm its own machine only. Decoding
-        # this way from the start would double the time of the query.
-        connection.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
-        return connection.execute(query, parameters).fetchall()
 
 
 def _group(rows: Iterable[Row]) -> Mapping[object, list[Row]]:

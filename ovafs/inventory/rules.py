@@ -59,7 +59,7 @@ def check_name(name: str) -> None:
 
 
 def check_memory(memory: int) -> None:
-    """Memory is a multiple of 1 MiB, from 1 MiB to 64 PiB."""
+    """Memory is a multiple of 1 MiB, from 1 MiB to 64 TiB."""
     if not MIB <= memory <= MAX_MEMORY or memory % MIB:
         raise InvalidDefinition(
             f"memory of {memory} bytes cannot be",
