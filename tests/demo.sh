@@ -30,7 +30,14 @@ trap 'exit 143' TERM
 
 title() { printf '\n== %s\n' "$*"; }
 show() {
-    printf '$ %s\n' "$*"
+    local word line='$'
+    for word; do
+        case $word in
+            *[!A-Za-z0-9_./=,:-]*) line+=" '$word'" ;;
+            *) line+=" $word" ;;
+        esac
+    done
+    printf '%s\n' "$line"
     "$@"
 }
 fail() {
@@ -64,7 +71,7 @@ show qemu-img info --backing-chain web.qcow2 | grep -E '^\$|^image|^disk size|^b
 
 title "A pool, and a machine on that chain: nothing is copied"
 show ovafs pool create pool
-show ovafs vm add pool web --disk web.qcow2 --memory 2GiB --cpus 2 --nic default --description "the demo's web server"
+show ovafs vm add pool web --disk web.qcow2 --memory 2GiB --cpus 2 --nic default --description "web server of the demo"
 show ovafs vm list pool
 
 title "A mount"
