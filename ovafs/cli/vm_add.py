@@ -13,7 +13,8 @@ from ovafs.cli.vm import json_option
 from ovafs.inventory.define import DiskChoice, NicChoice, define_machine, image_path
 from ovafs.inventory.pool import Pool
 from ovafs.model import CpuTopology, Firmware, Machine, MachineKind
-from ovafs.storage.chain import choose_format, open_chain
+from ovafs.storage.backing import choose_format
+from ovafs.storage.chain import open_chain
 from ovafs.units import parse_size
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from ovafs.streams.qcow2 import CLUSTER_BITS, PlannedQcow2
 from ovafs.transfer.execute import execute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from ovafs.storage.map_cache import MapCache
 
@@ -138,7 +138,8 @@ class Packager:
         known = self._known(key)
         if known is not None and _still_holds(known.files):
             return known
-        with _open_chains(machine) as chains:
+        with contextlib.ExitStack() as stack:
+            chains = _open_chains(machine, stack)
             package, description = self._plan(machine, chains)
             for chain in chains:
                 chain.check_unchanged()
@@ -154,7 +155,7 @@ class Packager:
         Raises StaleHandle when that would be another generation than the one asked for; else as describe().
         """
         with contextlib.ExitStack() as undo:
-            chains = undo.enter_context(_open_chains(machine))
+            chains = _open_chains(machine, undo)
             package, description = self._plan(machine, chains)
             if description.generation != generation:
                 raise StaleHandle(f"{machine.name}: its definition or an image changed since it was looked up")
@@ -230,21 +231,19 @@ class Packager:
 _DECODER = msgspec.msgpack.Decoder(Description)
 
 
-@contextlib.contextmanager
-def _open_chains(machine: Machine) -> Iterator[list[Chain]]:
-    """Open the chains of all disks, with timestamps that can be believed; closes them at the end."""
-    with contextlib.ExitStack() as stack:
-        chains = []
-        for disk in machine.disks:
-            chain = open_chain(disk.volume.path, disk.volume.format)
-            stack.callback(chain.close)
-            chains.append(chain)
-        newest = max((identity.ctime_ns for chain in chains for _, identity in chain.identities()), default=0)
-        if 0 <= time.time_ns() - newest < TIMESTAMP_GRANULARITY_NS:
-            time.sleep(TIMESTAMP_GRANULARITY_NS / 1e9)
-            for chain in chains:
-                chain.check_unchanged()
-        yield chains
+def _open_chains(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
+    """Open the chains of all disks, with timestamps that can be believed; ``stack`` closes them."""
+    chains = []
+    for disk in machine.disks:
+        chain = open_chain(disk.volume.path, disk.volume.format)
+        stack.callback(chain.close)
+        chains.append(chain)
+    newest = max((identity.ctime_ns for chain in chains for _, identity in chain.identities()), default=0)
+    if 0 <= time.time_ns() - newest < TIMESTAMP_GRANULARITY_NS:
+        time.sleep(TIMESTAMP_GRANULARITY_NS / 1e9)
+        for chain in chains:
+            chain.check_unchanged()
+    return chains
 
 
 def _read_disk_plan(chain: Chain) -> _DiskPlan:
