@@ -47,19 +47,19 @@ Info, Name and the sections
 
 from __future__ import annotations
 
-import itertools
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import InvalidDefinition
 from ovafs.formats.ovf.os_ids import GuestOs, guest_os
+from ovafs.formats.ovf.ovirt_hardware import hardware_items
 from ovafs.formats.ovf.xmltext import escape
-from ovafs.model import CpuTopology, Disk, DiskInterface, Firmware, Machine, MachineKind, Nic, NicModel
+from ovafs.model import DiskInterface, Firmware, Machine, MachineKind
 from ovafs.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 _HEAD = (
     '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -79,12 +79,6 @@ _INTERFACES = {
     DiskInterface.SATA: "SATA",
     DiskInterface.IDE: "IDE",
 }
-_CONTROLLERS = {
-    DiskInterface.IDE: (5, "IDE controller"),
-    DiskInterface.VIRTIO_SCSI: (6, "SCSI controller"),
-    DiskInterface.SATA: (20, "SATA controller"),
-}
-_NIC_MODELS = {NicModel.RTL8139: 1, NicModel.E1000: 2, NicModel.VIRTIO: 3, NicModel.E1000E: 6}
 
 
 class DiskFile(NamedTuple):
@@ -216,7 +210,7 @@ def _virtual_system(machine: Machine, guest: GuestOs, interfaces: Sequence[DiskI
         "    </OperatingSystemSection>\n"
         "    <VirtualHardwareSection>\n"
         f"      <Info>{machine.cpu.total} CPU, {machine.memory // MIB} MiB of memory</Info>\n"
-        f"{''.join(_items(machine, interfaces))}"
+        f"{''.join(hardware_items(machine, interfaces))}"
         "    </VirtualHardwareSection>\n"
         "  </VirtualSystem>\n"
     )
@@ -233,98 +227,3 @@ def _template_data(uuid: str) -> str:
         "    <TemplateVersionName>base version</TemplateVersionName>\n"
         "    <TemplateSealed>false</TemplateSealed>\n"
     )
-
-
-def _items(machine: Machine, interfaces: Sequence[DiskInterface]) -> Iterator[str]:
-    """All Items of the machine; InstanceIDs count from 1."""
-    numbers = itertools.count(1)
-    yield _cpu_item(machine.cpu, next(numbers))
-    yield _memory_item(machine.memory // MIB, next(numbers))
-    parents: dict[DiskInterface, int] = {}
-    for interface, (resource_type, name) in _CONTROLLERS.items():
-        if interface in interfaces:
-            parents[interface] = next(numbers)
-            yield _item(
-                ("rasd:ElementName", name),
-                ("rasd:InstanceID", parents[interface]),
-                ("rasd:ResourceType", resource_type),
-            )
-    slots = {interface: itertools.count() for interface in parents}
-    for disk, interface in zip(machine.disks, interfaces, strict=True):
-        slot = (next(slots[interface]), parents[interface]) if interface in parents else None
-        yield _disk_item(disk, next(numbers), slot)
-    for nic in machine.nics:
-        yield _nic_item(nic, next(numbers))
-    yield _device_item("Video card", next(numbers), 32768, "video", "vga")
-    if DiskInterface.VIRTIO_SCSI in interfaces:
-        yield _device_item("VirtIO-SCSI controller", next(numbers), 0, "controller", "virtio-scsi")
-
-
-# The children of each Item stand in the order of the CIM schema (by name), what is oVirt's own behind them.
-
-
-def _cpu_item(cpu: CpuTopology, number: int) -> str:
-    return _item(
-        ("rasd:ElementName", f"{cpu.total} CPU"),
-        ("rasd:InstanceID", number),
-        ("rasd:ResourceType", 3),
-        ("rasd:VirtualQuantity", cpu.total),
-        ("rasd:num_of_sockets", cpu.sockets),
-        ("rasd:cpu_per_socket", cpu.cores),
-        ("rasd:threads_per_cpu", cpu.threads),
-        ("rasd:max_num_of_vcpus", cpu.total),
-    )
-
-
-def _memory_item(mebibytes: int, number: int) -> str:
-    return _item(
-        ("rasd:AllocationUnits", "byte * 2^20"),
-        ("rasd:ElementName", f"{mebibytes} MiB of memory"),
-        ("rasd:InstanceID", number),
-        ("rasd:ResourceType", 4),
-        ("rasd:VirtualQuantity", mebibytes),
-    )
-
-
-def _disk_item(disk: Disk, number: int, slot: tuple[int, int] | None) -> str:
-    """``slot`` is the address on the controller and the controller's InstanceID."""
-    return _item(
-        *([("rasd:AddressOnParent", slot[0])] if slot else []),
-        ("rasd:ElementName", disk.alias),
-        ("rasd:HostResource", f"ovf:/disk/{disk.uuid}"),
-        ("rasd:InstanceID", number),
-        *([("rasd:Parent", slot[1])] if slot else []),
-        ("rasd:ResourceType", 17),
-    )
-
-
-def _nic_item(nic: Nic, number: int) -> str:
-    return _item(
-        ("rasd:Connection", nic.network),
-        ("rasd:ElementName", nic.name),
-        ("rasd:InstanceID", number),
-        ("rasd:ResourceSubType", _NIC_MODELS[nic.model]),
-        ("rasd:ResourceType", 10),
-        ("rasd:Name", nic.name),
-        ("rasd:MACAddress", nic.mac),
-    )
-
-
-def _device_item(name: str, number: int, resource_type: int, kind: str, device: str) -> str:
-    """A device that only oVirt knows; others may leave it out."""
-    return _item(
-        ("rasd:ElementName", name),
-        ("rasd:InstanceID", number),
-        ("rasd:ResourceType", resource_type),
-        ("rasd:VirtualQuantity", 1),
-        ("Type", kind),
-        ("Device", device),
-        attributes=' ovf:required="false"',
-    )
-
-
-def _item(*children: tuple[str, str | int], attributes: str = "") -> str:
-    lines = "".join(
-        f"        <{tag}>{value if isinstance(value, int) else escape(value)}</{tag}>\n" for tag, value in children
-    )
-    return f"      <Item{attributes}>\n{lines}      </Item>\n"
