@@ -1,0 +1,89 @@
+"""The report: what was found, on which machine, by which commands."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.bench.limits import LIMITS
+from tests.bench.measure import run, with_range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tests.bench.measure import Bench
+
+
+def environment() -> dict[str, str]:
+    """The machine and the versions that the figures belong to."""
+    cpu = re.search(r"^model name\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    memory = re.search(r"^MemTotal:\s*(\d+)", _read("/proc/meminfo"), re.MULTILINE)
+    return {
+        "Date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "Kernel": platform.release(),
+        "CPU": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
+        "Memory": f"{int(memory[1]) >> 20} GiB" if memory else "unknown",
+        "Load at the start": f"{os.getloadavg()[0]:.2f}",
+        "Python": platform.python_version(),
+        "pyfuse3": importlib.metadata.version("pyfuse3"),
+        "trio": importlib.metadata.version("trio"),
+        "libfuse": run("pkg-config", "--modversion", "fuse3").strip(),
+        "qemu-img": run("qemu-img", "--version").split("\n")[0].removeprefix("qemu-img version "),
+        "cp, dd": run("dd", "--version").split("\n")[0].removeprefix("dd "),
+        "Program": _commit(),
+    }
+
+
+def markdown(bench: Bench, known: dict[str, str], options: str) -> str:
+    """The whole report; ``options`` is the command line that made it."""
+    figures = [(one.case, one.subject, f"{with_range(one.values)} {one.unit}") for one in bench.figures]
+    sections = [
+        "# What `make bench` measured",
+        f"Made by `python -m tests.bench{options}`; do not edit (the texts on limits live in `tests/bench/limits.py`).\n"
+        "How it is measured: see `tests/bench/__init__.py`. Values are medians of "
+        f"{bench.rounds} rounds (lowest-highest); ratios are taken within a round.",
+        _table(("", ""), known.items()),
+        "## Aims",
+        _table(("case", "measured", "aim", "met", "limited by"), _verdicts(bench)),
+        "## Figures",
+        _table(("case", "subject", "median (range)"), figures),
+        "## Commands",
+        "`$S` is the scratch folder.",
+        "```\n" + "\n".join(f"# {label}\n{command}" for label, command in bench.commands.items()) + "\n```",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def plain(bench: Bench) -> str:
+    """The aims, for a terminal."""
+    rows = [("case", "measured", "aim", "met"), *(row[:4] for row in _verdicts(bench))]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _verdicts(bench: Bench) -> list[tuple[str, str, str, str, str]]:
+    words = {True: "yes", False: "no", None: "-"}
+    return [(one.case, one.measured, one.aim, words[one.met], LIMITS.get(one.key, "")) for one in bench.verdicts]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _commit() -> str:
+    try:
+        commit = run("git", "rev-parse", "--short", "HEAD").strip()
+        changes = run("git", "status", "--porcelain", "--untracked-files=no", "ovafs")
+    except (RuntimeError, FileNotFoundError):
+        return f"ovafs {importlib.metadata.version('ovafs')}"
+    return f"ovafs {importlib.metadata.version('ovafs')}, commit {commit}{' with changes' if changes else ''}"
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
