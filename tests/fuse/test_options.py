@@ -1,0 +1,53 @@
+"""Mount options: every known one, and a clear refusal of the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from ovafs.errors import MountFailed
+from ovafs.fuse.options import MountOptions, parse_options
+
+
+def test_defaults() -> None:
+    assert parse_options(()) == MountOptions()
+    assert MountOptions().mode == 0o440
+    assert MountOptions().read_ahead == 1 << 20
+
+
+def test_all_values() -> None:
+    options = parse_options(
+        ("allow_other,ro,nodev", "uid=36,gid=36,mode=0444,read_ahead=4MiB,log=/tmp/a\\,b.log,debug")
+    )
+    assert options == MountOptions(
+        kernel=frozenset({"allow_other", "ro", "nodev"}),
+        uid=36,
+        gid=36,
+        mode=0o444,
+        read_ahead=4 << 20,
+        log="/tmp/a,b.log",
+        debug=True,
+    )
+
+
+def test_options_of_fstab_are_ignored() -> None:
+    text = "defaults,rw,noauto,user,nofail,_netdev,x-systemd.automount,comment=hello"
+    assert parse_options((text,)) == MountOptions()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("allow_othr", "unknown mount option 'allow_othr'"),
+        ("auto_unmount", "unknown mount option 'auto_unmount'"),
+        ("ro=1", "unknown mount option 'ro=1'"),
+        ("uid=", "unknown mount option 'uid='"),
+        ("uid=root", "uid=root: invalid literal"),
+        ("uid=-1", "uid=-1: out of range"),
+        ("mode=0644", "mode=0644: only read permission bits can be given"),
+        ("mode=0", "mode=0: only read"),
+        ("read_ahead=much", "read_ahead=much: 'much' is not a size"),
+    ],
+)
+def test_refusals(text: str, message: str) -> None:
+    with pytest.raises(MountFailed, match=message):
+        parse_options((text,))

@@ -1,0 +1,121 @@
+"""Small stand-ins for what lies below the vfs: an inventory in memory and a packager that can be told to fail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ovafs.model import Machine, MachineKind, definition_digest
+from ovafs.transfer.packager import Description
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from ovafs.errors import OvafsError
+
+UUID = "00000000-0000-4000-8000-{:012d}"
+
+
+def machine(
+    number: int, name: str = "", *, kind: MachineKind = MachineKind.VM, modified: int = 1_700_000_000
+) -> Machine:
+    return Machine(
+        uuid=UUID.format(number),
+        name=name or f"vm{number}",
+        memory=1 << 30,
+        created=1_600_000_000,
+        modified=modified,
+        kind=kind,
+    )
+
+
+class MemoryInventory:
+    """An inventory whose machines a test sets."""
+
+    source_id = "memory"
+    statvfs_path = "/"
+    cache_dir: str | None = None
+
+    def __init__(self, machines: Iterable[Machine] = ()) -> None:
+        self._machines = list(machines)
+        self._revision = 0
+        self.reads = 0
+
+    def set(self, *machines: Machine) -> None:
+        self._machines = list(machines)
+        self._revision += 1
+
+    def revision(self) -> Hashable:
+        return self._revision
+
+    def machines(self) -> list[Machine]:
+        self.reads += 1
+        return self._machines
+
+    def damaged(self) -> list[tuple[str, str]]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+class FakePackage:
+    """The package of a machine: its generation's name, repeated."""
+
+    def __init__(self, description: Description) -> None:
+        self.description = description
+        self.size = description.size
+        self.content = (description.generation.encode() * (self.size // 8 + 1))[: self.size]
+        self.package = self
+        self.is_open = True
+        self.failure: Exception | None = None
+
+    async def read_into(self, offset: int, buffer: memoryview) -> int:
+        if self.failure is not None:
+            raise self.failure
+        piece = self.content[offset : offset + len(buffer)]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def label(self, offset: int) -> str:
+        return "content"
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+class FakePackager:
+    """Describes machines by their definition, ``salt`` (as if a volume changed) and the failures set by a test."""
+
+    def __init__(self) -> None:
+        self.salt: dict[str, int] = {}
+        self.failures: dict[str, OvafsError | Exception] = {}
+        self.described: list[str] = []
+        self.opened: list[FakePackage] = []
+        self.volatile = False
+
+    def preload(self, machines: Iterable[Machine]) -> None:
+        pass
+
+    def describe(self, machine: Machine) -> Description:
+        self.described.append(machine.name)
+        if machine.name in self.failures:
+            raise self.failures[machine.name]
+        salt = self.salt.get(machine.name, 0)
+        return Description(
+            generation=f"{definition_digest(machine).hex()[:8]}-{salt}",
+            size=10_000 + salt,
+            stored=8192,
+            mtime_ns=(1_700_000_000 + salt) * 10**9,
+            files=(),
+            volatile=self.volatile,
+        )
+
+    def open(self, machine: Machine, generation: str) -> FakePackage:
+        from ovafs.errors import StaleHandle
+
+        description = self.describe(machine)
+        if description.generation != generation:
+            raise StaleHandle(f"{machine.name} changed")
+        package = FakePackage(description)
+        self.opened.append(package)
+        return package

@@ -1,0 +1,106 @@
+"""Handles: one pinned package for all handles of a generation, released with the last."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import trio
+
+from ovafs.errors import StaleHandle, VolumeChanged
+from ovafs.vfs.handles import Handles
+from ovafs.vfs.nodes import MachineFile
+from ovafs.vfs.tree import VMS, Tree
+from tests.support.fakes import FakePackager, MemoryInventory, machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ovafs.transfer.packager import Packager
+
+
+async def start() -> tuple[Tree, Handles, FakePackager, MachineFile]:
+    packager = FakePackager()
+    tree = Tree(MemoryInventory([machine(1)]), cast("Packager", packager))
+    handles = Handles(tree, cast("Packager", packager))
+    node = await tree.lookup(VMS.inode, b"vm1.ova")
+    assert isinstance(node, MachineFile)
+    return tree, handles, packager, node
+
+
+async def read(handles: Handles, handle: int, offset: int, size: int) -> bytes:
+    buffer = bytearray(b"\xff" * size)
+    length = await handles.read_into(handle, offset, memoryview(buffer))
+    return bytes(buffer[:length])
+
+
+async def test_handles_share_a_package_until_the_last_is_released() -> None:
+    _, handles, packager, node = await start()
+    opened: list[int] = []
+
+    async def open_one() -> None:
+        opened.append(await handles.open(node))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(open_one)
+    assert len(set(opened)) == 8
+    (package,) = packager.opened
+    for handle in opened[:-1]:
+        handles.release(handle)
+    assert package.is_open
+    assert await read(handles, opened[-1], 3, 10) == package.content[3:13]
+    handles.release(opened[-1])
+    assert not package.is_open
+
+
+async def test_reads_are_cut_at_the_end_only() -> None:
+    _, handles, packager, node = await start()
+    handle = await handles.open(node)
+    content = packager.opened[0].content
+    assert await read(handles, handle, 9_990, 100) == content[9_990:]
+    assert await read(handles, handle, 10_000, 100) == b""
+
+
+async def test_open_of_a_stale_generation_makes_the_tree_look_again() -> None:
+    tree, handles, packager, node = await start()
+    packager.salt["vm1"] = 7
+    with pytest.raises(StaleHandle):
+        await handles.open(node)
+    found = await tree.lookup(VMS.inode, b"vm1.ova")
+    assert isinstance(found, MachineFile)
+    assert found.inode != node.inode
+    handle = await handles.open(found)
+    handles.release(handle)
+    assert [package.is_open for package in packager.opened] == [False]
+
+
+async def test_an_open_handle_keeps_its_generation() -> None:
+    _, handles, packager, node = await start()
+    handle = await handles.open(node)
+    packager.salt["vm1"] = 7
+    assert await read(handles, handle, 0, 10) == packager.opened[0].content[:10]
+
+
+async def test_a_failing_read_is_logged_once_with_machine_offset_and_place(
+    caplog: pytest.LogCaptureFixture, expect_log: Callable[[str], None]
+) -> None:
+    expect_log("vm1: read at 512")
+    _, handles, packager, node = await start()
+    handle = await handles.open(node)
+    packager.opened[0].failure = VolumeChanged("/images/a.raw", "changed")
+    for _ in range(3):
+        with pytest.raises(VolumeChanged):
+            await read(handles, handle, 512, 10)
+    messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    assert len(messages) == 1
+    assert messages[0].startswith("vm1: read at 512 (content): /images/a.raw: changed")
+
+
+async def test_close_releases_everything() -> None:
+    _, handles, packager, node = await start()
+    await handles.open(node)
+    await handles.open(node)
+    handles.close()
+    assert not packager.opened[0].is_open
