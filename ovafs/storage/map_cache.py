@@ -1,8 +1,8 @@
 """Maps and plans that were computed once, kept for the next mount in an SQLite file of their own.
 
 Nothing depends on this file: what is lost is computed again. So a file that is damaged, of another version or not
-writable is never an error, each blob carries a checksum (a flipped bit is a miss, never wrong bytes), and the
-writing does not wait for the disk. The least recently used blobs go when the size limit is reached.
+writable is never an error, and each blob carries a checksum (a flipped bit is a miss, never wrong bytes). The least
+recently used blobs go when the size limit is reached.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ DEFAULT_LIMIT = 512 << 20
 
 _VERSION = 1
 _SCHEMA = """
-CREATE TABLE blobs (key BLOB PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL, blob BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE blobs (key BLOB PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL, blob BLOB NOT NULL);
 CREATE INDEX blobs_by_use ON blobs (used, size);
 """
 _DIGEST_SIZE = 16
@@ -46,7 +46,7 @@ class MapCache:
         if path is None:
             return
         try:
-            self._open()
+            self._open(path)
         except (sqlite3.Error, OSError) as error:
             _log.warning("%s: not used as a cache (%s)", path, error)
             self._give_up()
@@ -65,8 +65,8 @@ class MapCache:
                 return {}
             for first in range(0, len(wanted), _KEYS_PER_QUERY):
                 part = wanted[first : first + _KEYS_PER_QUERY]
-                marks = ",".join("?" * len(part))
-                rows = database.execute(f"SELECT key, used, blob FROM blobs WHERE key IN ({marks})", part)  # noqa: S608 - question marks only
+                query = f"SELECT key, used, blob FROM blobs WHERE key IN ({','.join('?' * len(part))})"  # noqa: S608
+                rows = database.execute(query, part)
                 old = []
                 for key, used, blob in rows:
                     if blob[:_DIGEST_SIZE] == _digest(key, memoryview(blob)[_DIGEST_SIZE:]):
@@ -99,34 +99,38 @@ class MapCache:
 
     @contextmanager
     def _attempt(self) -> Iterator[sqlite3.Connection | None]:
-        """The database, for one statement or a few; a failure closes it for good and is only logged."""
+        """The database, for a few statements; a failure is only logged, and no more is kept until the next start."""
         with self._lock:
             try:
                 yield self._database
             except sqlite3.Error as error:
                 _log.warning("%s: no longer used as a cache (%s)", self._path, error)
                 self._give_up()
+                if _is_damage(error):
+                    self._remove()
 
-    def _open(self) -> None:
-        """Open the file, or begin a new one where it is none of ours."""
-        assert self._path is not None  # noqa: S101 - the constructor's check, for mypy
+    def _open(self, path: str) -> None:
+        """Open the file, or begin a new one where it is damaged or none of ours."""
         try:
-            self._connect(self._path)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # not writable, locked: not the content's fault
+            self._connect(path)
+        except sqlite3.Error as error:
+            if not _is_damage(error):
                 raise
-            _log.warning("%s: is begun anew (%s)", self._path, error)
+            _log.warning("%s: is begun anew (%s)", path, error)
             self._give_up()
-            for suffix in ("", "-wal", "-shm"):
-                Path(self._path + suffix).unlink(missing_ok=True)
-            self._connect(self._path)
+            self._remove()
+            self._connect(path)
+
+    def _remove(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                Path(f"{self._path}{suffix}").unlink()
 
     def _connect(self, path: str) -> None:
-        """Raises sqlite3.DatabaseError itself for a damaged or foreign file, a subclass for other failures."""
         database = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
         self._database = database
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = OFF")
+        database.execute("PRAGMA synchronous = NORMAL")  # a commit does not wait for the disk
         database.execute("PRAGMA cache_size = -4096")
         (version,) = database.execute("PRAGMA user_version").fetchone()
         (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -156,6 +160,11 @@ class MapCache:
         if self._database is not None:
             self._database.close()
             self._database = None
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """True for a file whose content is wrong; False for one that is locked, full or not to be written."""
+    return type(error) is sqlite3.DatabaseError
 
 
 def _digest(key: bytes, blob: bytes | memoryview) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from itertools import repeat
 from operator import add, le
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ def _without_holes(extents: ExtentMap, file: SourceFile) -> ExtentMap:
         ends.append(end)
     # Index of the data range at or before each extent's host offset, plus one; a loop in C, for most files have
     # few holes, and none where the data is.
-    before = [bisect_right(starts, host) for host in extents.hosts]
+    before = list(map(bisect_right, repeat(starts), extents.hosts))
     if all(map(le, map(add, extents.hosts, extents.lengths), map(ends.__getitem__, before))):
         return extents
     result = ExtentMap()

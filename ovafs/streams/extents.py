@@ -17,7 +17,8 @@ from __future__ import annotations
 import enum
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from itertools import compress
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class ExtentMap:
     @property
     def allocated(self) -> int:
         """Guest bytes that are stored somewhere (DATA and COMPRESSED)."""
+        if Kind.ZERO not in self.kinds:
+            return sum(self.lengths)
         return sum(length for length, kind in zip(self.lengths, self.kinds, strict=True) if kind != Kind.ZERO)
 
     def to_bytes(self) -> bytes:
@@ -155,48 +158,67 @@ def collapse(layers: Sequence[Layer]) -> ExtentMap:
     view = ExtentMap()
     for number in reversed(range(len(layers))):
         extents, virtual_size = layers[number]
-        view = _overlay(extents, number, view, virtual_size)
+        top = ExtentMap()
+        _copy_range(extents, 0, virtual_size, top)
+        top.layers = array("H", [number]) * len(top.starts)
+        view = _overlay(top, view, virtual_size)
+    return _without_zeros(view)
+
+
+def _overlay(top: ExtentMap, below: ExtentMap, virtual_size: int) -> ExtentMap:
+    """``top`` over ``below``, which is cut at ``virtual_size``.
+
+    Costs a step for each place where the two change over, not for each extent: a chain of many files has few
+    extents in most of them, and in all of them together it may have millions.
+    """
+    if not below.starts:
+        return top
     result = ExtentMap()
-    for start, length, host, layer, kind in zip(
-        view.starts, view.lengths, view.hosts, view.layers, view.kinds, strict=True
-    ):
-        if kind != Kind.ZERO:
-            result.append(start, length, Kind(kind), host, layer)
+    position = 0  # all before it is in the result
+    index = 0  # the first extent of top that is not
+    while position < virtual_size:
+        lower = below.first_after(position)
+        lower_start = below.starts[lower] if lower < len(below.starts) else virtual_size
+        # Everything of top that begins before the next extent below, and then below as far as top leaves room.
+        following = bisect_right(top.starts, max(lower_start, position), index)
+        if following > index:
+            _append_rows(top, index, following, result)
+            position = max(position, top.starts[following - 1] + top.lengths[following - 1])
+            index = following
+        gap_end = top.starts[index] if index < len(top.starts) else virtual_size
+        if position < gap_end:
+            _copy_range(below, position, gap_end, result)
+            position = gap_end
     return result
 
 
-def _overlay(top: ExtentMap, number: int, below: ExtentMap, virtual_size: int) -> ExtentMap:
-    """``top``, as layer ``number``, over ``below``; both cut at ``virtual_size``."""
+def _copy_range(source: ExtentMap, start: int, end: int, target: ExtentMap) -> None:
+    """Append what ``source`` holds in ``[start, end)``; extents at the edges are cut."""
+    first = source.first_after(start)
+    last = bisect_left(source.starts, end, first)
+    if first == last:
+        return
+    row = len(target.starts)
+    _append_rows(source, first, last, target)
+    skipped = start - target.starts[row]
+    if skipped > 0:
+        target.starts[row] += skipped
+        target.lengths[row] -= skipped
+        if target.kinds[row] == Kind.DATA:
+            target.hosts[row] += skipped
+    target.lengths[-1] = min(target.lengths[-1], end - target.starts[-1])
+
+
+def _append_rows(source: ExtentMap, first: int, last: int, target: ExtentMap) -> None:
+    for name in _COLUMNS:
+        getattr(target, name).extend(getattr(source, name)[first:last])
+
+
+def _without_zeros(extents: ExtentMap) -> ExtentMap:
+    if Kind.ZERO not in extents.kinds:
+        return extents
+    keep = [kind != Kind.ZERO for kind in extents.kinds]
     result = ExtentMap()
-    position = 0
-    index = 0
-    for start, length, host, kind in zip(top.starts, top.lengths, top.hosts, top.kinds, strict=True):
-        if start >= virtual_size:
-            break
-        if start > position:
-            index = _copy_range(below, index, position, start, result)
-        end = min(start + length, virtual_size)
-        result.append(start, end - start, Kind(kind), host, number)
-        position = end
-    if position < virtual_size:
-        _copy_range(below, index, position, virtual_size, result)
+    for name in _COLUMNS:
+        getattr(result, name).extend(array(getattr(result, name).typecode, compress(getattr(extents, name), keep)))
     return result
-
-
-def _copy_range(source: ExtentMap, index: int, start: int, end: int, target: ExtentMap) -> int:
-    """Append what ``source`` holds in ``[start, end)``, searching from ``index``; returns where to go on."""
-    count = len(source.starts)
-    while index < count and source.starts[index] + source.lengths[index] <= start:
-        index += 1
-    while index < count and source.starts[index] < end:
-        first = max(source.starts[index], start)
-        last = min(source.starts[index] + source.lengths[index], end)
-        kind = Kind(source.kinds[index])
-        host = source.hosts[index]
-        if kind == Kind.DATA:
-            host += first - source.starts[index]
-        target.append(first, last - first, kind, host, source.layers[index])
-        if source.starts[index] + source.lengths[index] > end:
-            break
-        index += 1
-    return index

@@ -113,8 +113,8 @@ def hand_made(
 
     extra = after_header + extensions + (bytes(8) if version >= 3 else b"")
     backing_offset = (header_length if version >= 3 else 72) + len(extra) if backing else 0
-    header = struct.pack(">4sIQIIQIIQ", b"QFI\xfb", version, backing_offset, len(backing), cluster_bits, size, crypt, l1_size,
-                         place(l1_offset))  # fmt: skip
+    fields = (version, backing_offset, len(backing), cluster_bits, size, crypt, l1_size, place(l1_offset))
+    header = struct.pack(">4sIQIIQIIQ", b"QFI\xfb", *fields)
     header += struct.pack(">QIIQ", place(refcount_offset), refcount_clusters, snapshots, snapshots_offset)
     if version >= 3:
         header += struct.pack(">QQQII", incompatible, 0, 0, refcount_order, header_length)
