@@ -16,6 +16,8 @@ COMMANDS = {
     "vm": "ovafs.cli.vm:vm",
     "mount": "ovafs.cli.mount:mount",
     "umount": "ovafs.cli.mount:umount",
+    "export": "ovafs.cli.export:export",
+    "check": "ovafs.cli.check:check",
     "completion": "ovafs.cli.completion:completion",
 }
 

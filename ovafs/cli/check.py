@@ -1,0 +1,132 @@
+"""``ovafs check``: what is wrong with the machines of a source, in words."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+import trio
+
+from ovafs.cli.completion import complete_machine
+from ovafs.cli.output import print_json
+from ovafs.cli.progress import progress_bar
+from ovafs.errors import OvafsError
+from ovafs.inventory.source import open_inventory
+from ovafs.model import MachineKind
+from ovafs.storage.map_cache import MapCache
+from ovafs.transfer.packager import Packager
+from ovafs.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ovafs.inventory.inventory import Inventory
+    from ovafs.model import Machine
+    from ovafs.transfer.packager import OpenPackage
+
+_READ_SIZE = 4 << 20
+
+
+class Finding(NamedTuple):
+    """What was found out about a machine; the JSON object of ``ovafs check --json``.
+
+    ``uuid`` and ``kind`` are empty for a machine whose row in the catalog is damaged. ``reason`` and ``hint`` are
+    empty for one that is ok, ``size`` and ``stored`` (bytes) are 0 for one that is broken.
+    """
+
+    name: str
+    uuid: str
+    kind: str
+    ok: bool
+    reason: str = ""
+    hint: str = ""
+    warning: str = ""
+    size: int = 0
+    stored: int = 0
+
+
+@click.command()
+@click.argument("source", type=click.Path(file_okay=False))
+@click.argument("name", required=False, shell_complete=complete_machine)
+@click.option("--template", is_flag=True, help="NAME is a template.")
+@click.option("--read", is_flag=True, help="Read every byte of every disk, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(source: str, name: str | None, *, template: bool, read: bool, as_json: bool) -> None:
+    """Say what is wrong with the machines of SOURCE, or with the machine NAME (or UUID).
+
+    Opens the images of each machine in turn, with their backing files, reads their tables and plans the .ova, as
+    reading it would. Finds images that are missing, in use, broken or not supported. With --read also
+    data that the storage does not give, or that does not inflate; that takes as long as reading all disks.
+
+    With --json: an array of objects with name, uuid, kind, ok, reason, hint, warning, size and stored (bytes).
+
+    Exit codes: 0 nothing is wrong, 1 something is, or SOURCE cannot be read, 2 wrong usage.
+    """
+    if template and name is None:
+        raise click.UsageError("--template needs a NAME")
+    findings = []
+    with contextlib.closing(open_inventory(source)) as inventory:
+        for finding in _findings(inventory, name, MachineKind.TEMPLATE if template else None, read=read):
+            findings.append(finding)
+            if not as_json:
+                click.echo(_line(finding))
+    if as_json:
+        print_json([finding._asdict() for finding in findings])
+    if not all(finding.ok for finding in findings):
+        sys.exit(1)
+
+
+def _findings(inventory: Inventory, name: str | None, kind: MachineKind | None, *, read: bool) -> Iterator[Finding]:
+    """One finding for each machine; damaged rows of the catalog come last."""
+    machines, damaged = inventory.snapshot() if name is None else ([inventory.find(name, kind)], [])
+    # No cache: what is checked are the images, not what was once found in them.
+    with contextlib.closing(MapCache(None)) as cache:
+        packager = Packager(cache)
+        for machine in machines:
+            yield _check(packager, machine, read=read)
+    for row in damaged:
+        yield Finding(row.name, "", "", ok=False, reason=f"its definition is damaged: {row.reason}")
+
+
+def _check(packager: Packager, machine: Machine, *, read: bool) -> Finding:
+    """Plan a machine's package, and with ``read`` read it; its images are locked meanwhile."""
+    try:
+        description = packager.describe(machine)
+        if read:
+            with contextlib.closing(packager.open(machine, description.generation)) as package:
+                _read(package, machine.name)
+    except OvafsError as error:
+        return Finding(machine.name, machine.uuid, machine.kind, ok=False, reason=error.summary, hint=error.hint)
+    warning = "a block device can change unnoticed; keep the machine stopped" if description.volatile else ""
+    return Finding(
+        machine.name,
+        machine.uuid,
+        machine.kind,
+        ok=True,
+        warning=warning,
+        size=description.size,
+        stored=description.stored,
+    )
+
+
+def _read(package: OpenPackage, name: str) -> None:
+    """Read the whole package, with a progress bar on a terminal."""
+    buffer = memoryview(bytearray(_READ_SIZE))
+
+    async def read_all() -> None:
+        for offset in range(0, package.size, _READ_SIZE):
+            await trio.lowlevel.checkpoint()  # so that Ctrl-C works; reading what is in memory has none
+            on_progress(offset + await package.read_into(offset, buffer))
+
+    with progress_bar(name, package.size) as on_progress:
+        trio.run(read_all)
+
+
+def _line(finding: Finding) -> str:
+    if not finding.ok:
+        hint = f"; {finding.hint}" if finding.hint else ""
+        return f"{finding.name}: broken: {finding.reason}{hint}"
+    warning = f"; warning: {finding.warning}" if finding.warning else ""
+    return f"{finding.name}: ok, {format_size(finding.size)}{warning}"
