@@ -9,7 +9,8 @@ What makes the figures fair:
 - Subjects take turns (A B C A B C ...), a ratio is taken within one round, and medians are reported with the range.
   A first round is not counted.
 - The sources are warm: in the page cache. What is cached *of a mount* is dropped before every measurement
-  (``posix_fadvise(POSIX_FADV_DONTNEED)``, which leaves the source below it alone), so the kernel answers nothing itself.
+  (``posix_fadvise(POSIX_FADV_DONTNEED)``, which leaves the source below it alone), so the kernel answers
+  nothing itself.
 - Sequential reads are ``dd iflag=nocache``, which drops the pages behind itself, and the random reader does the same.
   Otherwise a virtual machine whose hypervisor takes free memory back measures first touches of memory: 0.3 to 1.9 GB/s
   for the same peer, against 3 % of spread this way.

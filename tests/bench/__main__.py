@@ -56,7 +56,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--case", action="append", choices=CASES, help="only this case (may be given again)")
     parser.add_argument("--rounds", type=int, help="rounds to count (default 5, quick 3)")
     parser.add_argument("--output", type=Path, help="the report in Markdown (default for a full run: RESULTS.md)")
-    parser.add_argument("--scratch", type=Path, default=Path("/var/tmp"), help="where inputs are made, 25 GiB")  # noqa: S108
+    parser.add_argument("--scratch", type=Path, default=Path("/var/tmp"), help="where inputs are made, 25 GiB")
     options = parser.parse_args()
     if options.output is None and not options.quick and not options.case:
         options.output = RESULTS

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovafs.inventory.pool import Pool, create_pool
@@ -18,6 +17,7 @@ from tests.bench.measure import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
 CLUSTER = 64 << 10
 

@@ -89,14 +89,12 @@ class Bench:
         return time.perf_counter() - started
 
 
-def run(*command: str | Path, **options: object) -> str:
+def run(*command: str | Path) -> str:
     """Run a command that must succeed; returns what it prints, and shows it when it fails."""
-    result = subprocess.run(  # type: ignore[call-overload]  # options are passed through
-        command, check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"{shlex.join(map(str, command))} failed:\n{result.stdout}{result.stderr}")
-    return str(result.stdout)
+    return result.stdout
 
 
 def take_turns(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -64,9 +64,13 @@ def main(plain_file: str, mount_point: str) -> None:
 async def serve(mount_point: str) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pyfuse3.main)
-        status = await trio.to_thread.run_sync(os.stat, mount_point)
-        bdi = Path(f"/sys/class/bdi/{os.major(status.st_dev)}:{os.minor(status.st_dev)}/read_ahead_kb")
-        bdi.write_text(str(READ_AHEAD_KIB))
+        await trio.to_thread.run_sync(set_read_ahead, mount_point, READ_AHEAD_KIB)
+
+
+def set_read_ahead(mount_point: str | os.PathLike[str], kibibytes: int) -> None:
+    device = os.stat(mount_point).st_dev
+    bdi = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    bdi.write_text(str(kibibytes), encoding="ascii")
 
 
 if __name__ == "__main__":

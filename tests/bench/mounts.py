@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.bench.measure import run
+from tests.bench.minimal_fs import set_read_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,9 +51,7 @@ def c_example(program: Path, folder: Path, mount_point: Path, read_ahead_kib: in
     """libfuse's ``passthrough_ll`` showing ``folder``, with its defaults, or with another read-ahead."""
     with _mounted([str(program), "-f", "-o", f"source={folder}", str(mount_point)], mount_point) as served:
         if read_ahead_kib is not None:
-            device = mount_point.stat().st_dev
-            bdi = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
-            bdi.write_text(str(read_ahead_kib), encoding="ascii")
+            set_read_ahead(mount_point, read_ahead_kib)
         yield served
 
 

@@ -61,7 +61,7 @@ def main(path: str, block_size: int, readers: int, reads: int, seed: int) -> Non
     barrier.wait()
     started = time.perf_counter()
     barrier.wait()
-    print(time.perf_counter() - started)
+    sys.stdout.write(f"{time.perf_counter() - started}\n")
     for process in processes:
         process.join()
     sys.exit(any(process.exitcode for process in processes))

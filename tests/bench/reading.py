@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.model import DiskFormat
@@ -96,7 +98,7 @@ def _sequential(bench: Bench, rig: Rig) -> None:
 
     for subject in MOUNTS:
         drop_cached_pages(rig.files[subject])
-    rates = take_turns({subject: lambda subject=subject: read(subject) for subject in rig.files}, bench.rounds)
+    rates = take_turns({subject: partial(read, subject) for subject in rig.files}, bench.rounds)
     figures = {subject: bench.figure(case, subject, values, "GB/s") for subject, values in rates.items()}
     bench.judge_ratio(f"sequential-{rig.label}-minimal", case, figures[OVAFS], figures[MINIMAL], 0.9)
     for peer in (C_EXAMPLE, C_EXAMPLE_AHEAD):
@@ -104,26 +106,26 @@ def _sequential(bench: Bench, rig: Rig) -> None:
 
 
 def _random(bench: Bench, rig: Rig) -> None:
-    subjects = (OVAFS, MINIMAL, C_EXAMPLE)
     for block_size, reads in ((4 << 10, 10_000), (128 << 10, 4_000)):
         for readers in (1, 8):
-            case = f"random {block_size >> 10} KiB, {readers} reader{'s'[: readers - 1]}, {rig.label}"
-            count = min(reads, rig.size // block_size // 2)
-            seeds = dict.fromkeys(subjects, 0)
+            _random_reads(bench, rig, block_size, readers, min(reads, rig.size // block_size // 2))
 
-            def read(subject: str) -> float:
-                """In reads per second."""
-                seeds[subject] += 1  # noqa: B023 - called in this turn of the loop
-                command = [sys.executable, "-m", "tests.bench.random_reader", str(rig.files[subject])]
-                numbers = [str(number) for number in (block_size, readers, count, seeds[subject])]  # noqa: B023
-                label = f"{case}: {subject}"  # noqa: B023
-                bench.record(label, [*command, *numbers])
-                return count / float(run(*command, *numbers))  # noqa: B023
 
-            rates = take_turns({subject: lambda subject=subject: read(subject) for subject in subjects}, bench.rounds)
-            figures = {subject: bench.figure(case, subject, values, "reads/s") for subject, values in rates.items()}
-            key = f"random-{block_size >> 10}k-{readers}"
-            bench.judge_ratio(key, case, figures[OVAFS], figures[MINIMAL], 0.7)
+def _random_reads(bench: Bench, rig: Rig, block_size: int, readers: int, reads: int) -> None:
+    case = f"random {block_size >> 10} KiB, {readers} reader{'s'[: readers - 1]}, {rig.label}"
+    subjects = (OVAFS, MINIMAL, C_EXAMPLE)
+    seeds = {subject: itertools.count() for subject in subjects}
+
+    def read(subject: str) -> float:
+        """In reads per second."""
+        numbers = [str(number) for number in (block_size, readers, reads, next(seeds[subject]))]
+        command = [sys.executable, "-m", "tests.bench.random_reader", str(rig.files[subject]), *numbers]
+        bench.record(f"{case}: {subject}", command)
+        return reads / float(run(*command))
+
+    rates = take_turns({subject: partial(read, subject) for subject in subjects}, bench.rounds)
+    figures = {subject: bench.figure(case, subject, values, "reads/s") for subject, values in rates.items()}
+    bench.judge_ratio(f"random-{block_size >> 10}k-{readers}", case, figures[OVAFS], figures[MINIMAL], 0.7)
 
 
 def _copy(bench: Bench, rig: Rig) -> None:
@@ -152,7 +154,7 @@ def _copy(bench: Bench, rig: Rig) -> None:
         clean()
         return seconds
 
-    subjects = {subject: lambda subject=subject: copy(subject) for subject in rig.files}
+    subjects = {subject: partial(copy, subject) for subject in rig.files}
     seconds = take_turns({**subjects, CONVERT_TAR: convert}, min(bench.rounds, 3))
     figures = {subject: bench.figure(case, subject, values, "s") for subject, values in seconds.items()}
     for key, peer, at_most in (("minimal", MINIMAL, 1 / 0.9), ("c", C_EXAMPLE, 0.5), ("convert", CONVERT_TAR, 0.5)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import os
 import platform
@@ -24,7 +24,7 @@ def environment() -> dict[str, str]:
     cpu = re.search(r"^model name\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+)", _read("/proc/meminfo"), re.MULTILINE)
     return {
-        "Date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "Date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "Kernel": platform.release(),
         "CPU": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
         "Memory": f"{int(memory[1]) >> 20} GiB" if memory else "unknown",
@@ -44,9 +44,8 @@ def markdown(bench: Bench, known: dict[str, str], options: str) -> str:
     figures = [(one.case, one.subject, f"{with_range(one.values)} {one.unit}") for one in bench.figures]
     sections = [
         "# What `make bench` measured",
-        f"Made by `python -m tests.bench{options}`; do not edit (the texts on limits live in `tests/bench/limits.py`).\n"
-        "How it is measured: see `tests/bench/__init__.py`. Values are medians of "
-        f"{bench.rounds} rounds (lowest-highest); ratios are taken within a round.",
+        f"Made by `python -m tests.bench{options}`; do not edit (the texts on limits are in `tests/bench/limits.py`).",
+        f"How: see `tests/bench/__init__.py`. Medians of {bench.rounds} rounds (range); ratios are taken in a round.",
         _table(("", ""), known.items()),
         "## Aims",
         _table(("case", "measured", "aim", "met", "limited by"), _verdicts(bench)),

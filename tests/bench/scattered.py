@@ -30,7 +30,10 @@ def scattered(bench: Bench) -> None:
 
 def _first_byte(bench: Bench, pool: Path, image: Path, case: str) -> None:
     mount_point = bench.scratch / "ovafs"
-    first, warm, restarted, mapped = ([] for _ in range(4))  # type: list[list[float]]
+    first: list[float] = []
+    warm: list[float] = []
+    restarted: list[float] = []
+    mapped: list[float] = []
     for _ in range(bench.rounds):
         inputs.forget_plans(pool)
         with mounts.ovafs(pool, mount_point) as mount:
@@ -41,9 +44,11 @@ def _first_byte(bench: Bench, pool: Path, image: Path, case: str) -> None:
         with mounts.ovafs(pool, mount_point) as mount:
             restarted.append(_milliseconds_to_first_byte(mount.root / "vms" / "vm.ova"))
         mapped.append(1e3 * bench.timed(f"{case}: qemu-img map", ["qemu-img", "map", "--output=json", image]))
-    bench.judge_limit("first-byte-first", case, bench.figure(case, "first time", first, "ms"), 400)
-    bench.judge_limit("first-byte-restart", case, bench.figure(case, "after a restart", restarted, "ms"), 20)
-    bench.judge_limit("first-byte-warm", case, bench.figure(case, "warm", warm, "ms"), 5)
+    bench.judge_limit("first-byte-first", f"{case}, first time", bench.figure(case, "first time", first, "ms"), 400)
+    bench.judge_limit(
+        "first-byte-restart", f"{case}, after a restart", bench.figure(case, "after a restart", restarted, "ms"), 20
+    )
+    bench.judge_limit("first-byte-warm", f"{case}, warm", bench.figure(case, "warm", warm, "ms"), 5)
     bench.figure(case, "qemu-img map", mapped, "ms")
 
 
