@@ -11,7 +11,7 @@ import click
 
 from ovafs.cli.daemon import Daemon, notify_systemd
 from ovafs.cli.logs import log_to_file_or_syslog, log_to_stderr
-from ovafs.errors import MountFailed
+from ovafs.errors import OvafsError
 from ovafs.fuse import mount as fuse_mount
 from ovafs.fuse.operations import Operations, Ownership
 from ovafs.fuse.options import MountOptions, parse_options
@@ -42,7 +42,7 @@ def mount(source: str, mountpoint: str, options: tuple[str, ...], *, foreground:
     """
     try:
         _mount(source, os.path.abspath(mountpoint), parse_options(options), foreground=foreground)
-    except MountFailed as error:
+    except OvafsError as error:
         click.echo(f"ovafs: error: {error}", err=True)
         sys.exit(EXIT_MOUNT_FAILED)
 
