@@ -54,7 +54,7 @@ def _parse_memory(text: str) -> int:
     metavar="NETWORK[,model=virtio|e1000|e1000e|rtl8139][,mac=…]",
     help="A network adapter; repeat for more. An empty NETWORK: not connected.",
 )
-@click.option("--firmware", type=click.Choice([*Firmware]), default=Firmware.BIOS, show_default=True)
+@click.option("--firmware", type=click.Choice([one.value for one in Firmware]), default="bios", show_default=True)
 @click.option(
     "--os", "os_id", default="other", show_default=True, metavar="ID", help="As in libosinfo: debian12, win2k22."
 )

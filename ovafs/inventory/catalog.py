@@ -60,7 +60,8 @@ class Catalog:
         self._lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
         try:
-            Path(path).stat()
+            with Path(path).open("rb"):
+                pass
         except OSError as error:
             raise SourceError(
                 f"{path}: {error.strerror}", f"is {Path(path).parent} a pool? 'ovafs pool create' makes one"

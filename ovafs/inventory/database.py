@@ -7,6 +7,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT = 10.0
 """Seconds that a change waits for another process's change. Changes take milliseconds."""
 
-_ATTEMPTS = 5
+# How often, and with which pause (seconds), a read-only reader tries again while a writer opens or closes the catalog.
+_ATTEMPTS = 10
+_PAUSE = 0.02
 
 # Primary result codes (https://www.sqlite.org/rescode.html): what happened, what to do.
 _CAUSES = {
@@ -151,14 +154,23 @@ class _ReadOnlyReader(Reader):
 
     def _copy(self) -> sqlite3.Connection:
         for _ in range(_ATTEMPTS):
-            if not _is_empty(f"{self._path}-wal"):
-                return _load(self._path, "mode=ro")
             before = self.revision()
-            copy = _load(self._path, "immutable=1")
-            if self.revision() == before:
-                return copy
-            copy.close()
-        raise SourceError(f"{self._path} is being changed all the time", "try again")
+            is_complete = _is_empty(f"{self._path}-wal")
+            try:
+                copy = _load(self._path, "immutable=1" if is_complete else "mode=ro")
+            except sqlite3.OperationalError as error:
+                # The last writer may be closing the catalog: then one of the two files is gone already.
+                if error.sqlite_errorcode != sqlite3.SQLITE_CANTOPEN:
+                    raise
+            else:
+                if not is_complete or self.revision() == before:
+                    return copy
+                copy.close()
+            time.sleep(_PAUSE)
+        raise SourceError(
+            f"{self._path} has changes in its -wal file that cannot be read without write permission",
+            "open the pool once as its owner, or where it can be written, for example by 'ovafs vm list'",
+        )
 
 
 def _load(path: str, options: str) -> sqlite3.Connection:

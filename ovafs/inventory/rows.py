@@ -12,7 +12,7 @@ import msgspec
 from ovafs.errors import InvalidDefinition
 from ovafs.inventory.inventory import DamagedMachine, Snapshot
 from ovafs.inventory.rules import check_machine
-from ovafs.model import Machine
+from ovafs.model import Machine, MachineKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -77,10 +77,16 @@ def parse_rows(rows: Rows) -> Snapshot:
         try:
             machine = _parse_machine(row, disks.get(row[0], ()), nics.get(row[0], ()))
         except InvalidDefinition as error:
-            snapshot.damaged.append(DamagedMachine(printable(row[3]), str(error)))
+            snapshot.damaged.append(_damaged(row, str(error)))
         else:
             snapshot.machines.append(machine)
     return snapshot
+
+
+def _damaged(row: Row, reason: str) -> DamagedMachine:
+    row_id, uuid, kind, name, *_ = row
+    shown_as = MachineKind.TEMPLATE if kind == MachineKind.TEMPLATE else MachineKind.VM
+    return DamagedMachine(printable(name), reason, f"{row_id}/{printable(uuid)}", shown_as)
 
 
 def printable(text: object) -> str:
