@@ -12,18 +12,18 @@ import functools
 import logging
 import os
 import stat
-from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
 
 from ovafs.errors import OvafsError, ReadOnly
 from ovafs.fuse.errnos import errno_of
-from ovafs.vfs.nodes import Attributes, entry_cookie
-from ovafs.vfs.tree import ROOT, TEMPLATES, VMS, Directory
+from ovafs.vfs.nodes import Attributes, Directory, entry_cookie
+from ovafs.vfs.tree import ROOT, TEMPLATES, VMS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Coroutine, Sequence
 
     from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ReaddirToken, RequestContext
 
@@ -51,7 +51,7 @@ class Ownership(NamedTuple):
     mode: int
 
 
-def answered(handler: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Let nothing but FUSEError out of a handler."""
 
     @functools.wraps(handler)
@@ -70,7 +70,7 @@ def answered(handler: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     return boundary
 
 
-def _refused(name: str) -> Callable[..., Awaitable[None]]:
+def _refused(name: str) -> Any:  # noqa: ANN401 - stands in for handlers of many types, and returns from none
     """Make a handler for a change that is never possible under ``vms/`` and ``templates/``."""
 
     async def refuse(*_: object) -> None:
@@ -138,7 +138,7 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
         return self._attributes(await self._tree.node(inode))
 
-    async def forget(self, inode_list: list[tuple[InodeT, int]]) -> None:
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:
             self._tree.forget(inode, count)
 
@@ -150,7 +150,7 @@ class Operations(pyfuse3.Operations):
         return node.xattrs[name]
 
     @answered
-    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> list[pyfuse3.XAttrNameT]:
+    async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[pyfuse3.XAttrNameT]:
         node = await self._tree.node(inode)
         return [] if isinstance(node, Directory) else [pyfuse3.XAttrNameT(name) for name in node.xattrs]
 

@@ -18,11 +18,15 @@ Anything else is refused by name: an option that is silently ignored is a trap.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ovafs.errors import MountFailed
 from ovafs.units import MIB, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KERNEL_OPTIONS = frozenset({"nodev", "nosuid", "noexec", "noatime", "sync", "dirsync", "allow_other", "ro"})
 IGNORED = frozenset({"defaults", "rw", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev"})
@@ -81,7 +85,13 @@ def _number(text: str) -> int:
     return value
 
 
-_PARSERS = {"uid": _number, "gid": _number, "mode": _octal, "read_ahead": parse_size, "log": os.path.abspath}
+_PARSERS: dict[str, Callable[[str], int | str]] = {
+    "uid": _number,
+    "gid": _number,
+    "mode": _octal,
+    "read_ahead": parse_size,
+    "log": os.path.abspath,
+}
 
 
 def _parse_value(name: str, value: str) -> int | str:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from ovafs.errors import MachineNotFound, OvafsError, ReadFailed, StaleHandle
-from ovafs.model import MachineKind
+from ovafs.errors import InvalidDefinition, MachineNotFound, OvafsError, ReadFailed, StaleHandle
+from ovafs.inventory.inventory import DamagedMachine
+from ovafs.model import Machine, MachineKind
 from ovafs.vfs.names import file_names
 from ovafs.vfs.nodes import ROOT_INODE, Directory, MachineFile, entry_cookie, machine_inode
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from ovafs.inventory.inventory import Inventory
-    from ovafs.model import Machine
     from ovafs.transfer.packager import Description, Packager
 
 log = logging.getLogger(__name__)
@@ -53,11 +53,14 @@ Node = Directory | MachineFile
 
 
 class Entry:
-    """A machine under its name: its present generation, or why there is none."""
+    """A machine under its name: its present generation, or why there is none.
+
+    A damaged machine is listed too: if it vanished, a mirror would delete its copy.
+    """
 
     __slots__ = ("checked", "cookie", "error", "machine", "name", "node")
 
-    def __init__(self, name: bytes, machine: Machine) -> None:
+    def __init__(self, name: bytes, machine: Machine | DamagedMachine) -> None:
         self.name = name
         self.machine = machine
         self.cookie = entry_cookie(machine.uuid)
@@ -155,16 +158,16 @@ class Tree:
             self._revision_checked = trio.current_time()
             if revision == self._revision:
                 return
-            machines = await _answer(self._inventory.machines)
+            machines, damaged = await _answer(self._inventory.snapshot)
             await _answer(self._packager.preload, machines)
             previous = [entry for entries in self._entries.values() for entry in entries.values()]
-            self._entries = {kind: self._merge(kind, machines) for kind in MachineKind}
+            self._entries = {kind: self._merge(kind, [*machines, *damaged]) for kind in MachineKind}
             self._revision = revision
             for entry in previous:
                 if self._entries[entry.machine.kind].get(entry.name) is not entry:
                     self._place(entry, None)
 
-    def _merge(self, kind: MachineKind, machines: Sequence[Machine]) -> dict[bytes, Entry]:
+    def _merge(self, kind: MachineKind, machines: Sequence[Machine | DamagedMachine]) -> dict[bytes, Entry]:
         before = {entry.machine.uuid: entry for entry in self._entries[kind].values()}
         after = {machine.uuid: machine for machine in machines if machine.kind == kind}
         merged = {}
@@ -190,10 +193,15 @@ class Tree:
                 self._settle(entry, result)
             stale = stale[len(results) :]
 
-    def _describe_some(self, machines: Sequence[Machine], results: list[Description | OvafsError]) -> None:
+    def _describe_some(
+        self, machines: Sequence[Machine | DamagedMachine], results: list[Description | OvafsError]
+    ) -> None:
         """Describe machines in their order until a slice of time is over; at least one."""
         end = time.monotonic() + SLICE_SECONDS
         for machine in machines:
+            if isinstance(machine, DamagedMachine):
+                results.append(InvalidDefinition(machine.reason, "remove it and add it again"))
+                continue
             try:
                 results.append(self._packager.describe(machine))
             except OvafsError as error:
@@ -214,9 +222,13 @@ class Tree:
             self._place(entry, None)
             return
         entry.error = None
-        if entry.node is None or entry.node.description.generation != result.generation:
-            inode = machine_inode(self._inventory.source_id, entry.machine, result.generation)
-            self._place(entry, self._nodes.get(inode) or MachineFile(inode, entry.machine, result))
+        is_known = entry.node is not None and entry.node.description.generation == result.generation
+        if not is_known and isinstance(entry.machine, Machine):
+            self._place(entry, self._node_of(entry.machine, result))
+
+    def _node_of(self, machine: Machine, description: Description) -> MachineFile:
+        inode = machine_inode(self._inventory.source_id, machine, description.generation)
+        return self._nodes.get(inode) or MachineFile(inode, machine, description)
 
     def _place(self, entry: Entry, node: MachineFile | None) -> None:
         """Let the entry's name stand for ``node``; the generation before goes, unless the kernel holds it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ovafs.inventory.inventory import DamagedMachine, Snapshot
 from ovafs.model import Machine, MachineKind, definition_digest
 from ovafs.transfer.packager import Description
 
@@ -38,6 +39,7 @@ class MemoryInventory:
     def __init__(self, machines: Iterable[Machine] = ()) -> None:
         self._machines = list(machines)
         self._revision = 0
+        self.damaged: list[DamagedMachine] = []
         self.reads = 0
 
     def set(self, *machines: Machine) -> None:
@@ -47,12 +49,16 @@ class MemoryInventory:
     def revision(self) -> Hashable:
         return self._revision
 
-    def machines(self) -> list[Machine]:
+    def snapshot(self) -> Snapshot:
         self.reads += 1
-        return self._machines
+        return Snapshot(self._machines, self.damaged)
 
-    def damaged(self) -> list[tuple[str, str]]:
-        return []
+    def machines(self) -> list[Machine]:
+        return self.snapshot().machines
+
+    def find(self, name_or_uuid: str, kind: MachineKind | None = None) -> Machine:
+        found = [machine for machine in self._machines if kind in {None, machine.kind}]
+        return next(machine for machine in found if name_or_uuid in {machine.name, machine.uuid})
 
     def close(self) -> None:
         pass

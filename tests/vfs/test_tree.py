@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
-import trio.testing
 
-from ovafs.errors import ImageUnavailable, MachineNotFound, StaleHandle
+from ovafs.errors import ImageUnavailable, InvalidDefinition, MachineNotFound, StaleHandle
+from ovafs.inventory.inventory import DamagedMachine
 from ovafs.model import MachineKind
 from ovafs.vfs.nodes import MachineFile, entry_cookie, machine_inode
 from ovafs.vfs.tree import FRESH_SECONDS, ROOT, TEMPLATES, VMS, Tree
@@ -17,6 +17,8 @@ from tests.support.fakes import FakePackager, MemoryInventory, machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import trio.testing
 
     from ovafs.transfer.packager import Packager
 
@@ -150,6 +152,17 @@ async def test_broken_machine_fails_alone_and_is_logged_once(
     assert warnings == [
         "vm2: /images/b.raw: no such file; check that the path exists and that the user of ovafs may read it"
     ]
+
+
+async def test_damaged_machine_is_listed_and_fails_with_the_reason(expect_log: Callable[[str], None]) -> None:
+    expect_log("vm2: its memory is no number")
+    inventory = MemoryInventory([machine(1)])
+    inventory.damaged.append(DamagedMachine("vm2", "its memory is no number", "row 7", MachineKind.VM))
+    tree = make_tree(inventory, FakePackager())
+    entries = await tree.entries(VMS)
+    assert sorted((entry.name, entry.node is None) for entry in entries) == [(b"vm1.ova", False), (b"vm2.ova", True)]
+    with pytest.raises(InvalidDefinition, match="its memory is no number; remove it and add it again"):
+        await tree.lookup(VMS.inode, b"vm2.ova")
 
 
 async def test_unexpected_failure_breaks_one_machine_only(expect_log: Callable[[str], None]) -> None:
