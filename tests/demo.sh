@@ -75,13 +75,13 @@ show ovafs vm add pool web --disk web.qcow2 --memory 2GiB --cpus 2 --nic default
 show ovafs vm list pool
 
 title "A mount"
-mkdir "$mount_point"
-show ovafs mount pool "$mount_point"
+mkdir mnt
+show ovafs mount pool mnt
 show ls -l mnt/vms
 
 title "The export is cp"
 show cp mnt/vms/web.ova copy.ova
-show ovafs umount "$mount_point"
+show ovafs umount mnt
 
 title "Proof: tar, qemu-img and e2fsprogs judge the copy; ovafs is not running any more"
 show tar tvf copy.ova
