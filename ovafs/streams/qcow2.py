@@ -57,14 +57,15 @@ class PlannedQcow2:
     ``virtual_size`` in bytes is a multiple of 512 up to MAX_VIRTUAL_SIZE; ``runs`` has clusters of 64 KiB. What
     lies behind ``virtual_size`` in the last cluster is zeros, and no SourceRange reaches there. Raises ValueError
     for other values, and when the image would be longer than qemu's largest refcount table counts (2 PiB).
+    ``tables`` is :func:`l2_tables` of the runs, for a caller that has kept them.
     """
 
     __slots__ = ("_layout", "virtual_size")
 
-    def __init__(self, disk: int, virtual_size: int, runs: ClusterRuns) -> None:
+    def __init__(self, disk: int, virtual_size: int, runs: ClusterRuns, tables: ClusterRuns | None = None) -> None:
         _check_input(virtual_size, runs)
         self.virtual_size = virtual_size
-        self._layout = _lay_out(disk, virtual_size, runs)
+        self._layout = _lay_out(disk, virtual_size, runs, tables or l2_tables(runs))
 
     @property
     def size(self) -> int:
@@ -85,6 +86,11 @@ class PlannedQcow2:
         return self._layout.label(offset)
 
 
+def l2_tables(runs: ClusterRuns) -> ClusterRuns:
+    """The L2 tables that map ``runs``, as runs of L1 entries; half of the time that planning an image takes."""
+    return runs.coarsened(_L2_BITS)
+
+
 def _check_input(virtual_size: int, runs: ClusterRuns) -> None:
     if not 0 <= virtual_size <= MAX_VIRTUAL_SIZE:
         raise ValueError(f"a virtual size of {virtual_size} bytes is more than qcow2 holds ({MAX_VIRTUAL_SIZE})")
@@ -96,9 +102,8 @@ def _check_input(virtual_size: int, runs: ClusterRuns) -> None:
         raise ValueError(f"cluster {runs.end - 1} lies behind the virtual size of {virtual_size} bytes")
 
 
-def _lay_out(disk: int, virtual_size: int, runs: ClusterRuns) -> Composite:
+def _lay_out(disk: int, virtual_size: int, runs: ClusterRuns, tables: ClusterRuns) -> Composite:
     """Measure every region first, because the refcounts count them all; then compute offsets; then append."""
-    tables = runs.coarsened(_L2_BITS)
     l1_size = _ceil_shift(virtual_size, _L1_BITS)
     l1_clusters = _ceil_shift(l1_size * _ENTRY, CLUSTER_BITS)
     counted = 1 + l1_clusters + tables.total + runs.total

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ovafs.errors import StaleHandle
+from ovafs.errors import StaleHandle, UnsupportedFeature
 from ovafs.formats.ovf.ovirt import DiskFile, descriptor_name, write_ovf
 from ovafs.model import Machine, definition_digest
 from ovafs.storage.chain import Chain, open_chain
@@ -29,7 +29,7 @@ from ovafs.storage.volume import FileIdentity
 from ovafs.streams.clusters import ClusterRuns
 from ovafs.streams.extents import ExtentMap
 from ovafs.streams.ova import Package, member_sizes
-from ovafs.streams.qcow2 import CLUSTER_BITS, PlannedQcow2
+from ovafs.streams.qcow2 import CLUSTER_BITS, PlannedQcow2, l2_tables
 from ovafs.transfer.execute import execute
 
 if TYPE_CHECKING:
@@ -71,15 +71,16 @@ class Description(msgspec.Struct, frozen=True):
 
 
 class _DiskPlan(NamedTuple):
-    """What is derived from one chain, and worth caching."""
+    """What is derived from one chain, and worth caching: its extents, its clusters and their L2 tables."""
 
     extents: ExtentMap
     runs: ClusterRuns
+    tables: ClusterRuns
 
     @property
     def cost(self) -> int:
         """Bytes of memory, about."""
-        return 27 * len(self.extents) + 32 * len(self.runs) + 500
+        return 27 * len(self.extents) + 16 * (len(self.runs) + len(self.tables)) + 1000
 
 
 class OpenPackage:
@@ -105,6 +106,11 @@ class OpenPackage:
             return 0
         await execute(self.package.plan(offset, length), self.chains, buffer[:length])
         return length
+
+    def check_unchanged(self) -> None:
+        """Raise VolumeChanged if an image changed since the package was opened."""
+        for chain in self.chains:
+            chain.check_unchanged()
 
     def close(self) -> None:
         """Release every file and lock; idempotent."""
@@ -169,11 +175,7 @@ class Packager:
         return known
 
     def _plan(self, machine: Machine, chains: Sequence[Chain]) -> tuple[Package, Description]:
-        plans = [self._disk_plan(chain) for chain in chains]
-        disks = [
-            PlannedQcow2(number, chain.virtual_size, plan.runs)
-            for number, (chain, plan) in enumerate(zip(chains, plans, strict=True))
-        ]
+        disks = [self._plan_disk(number, chain) for number, chain in enumerate(chains)]
         sizes = member_sizes([disk.size for disk in disks])
         ovf = write_ovf(
             machine,
@@ -192,6 +194,14 @@ class Packager:
         )
         return package, description
 
+    def _plan_disk(self, number: int, chain: Chain) -> PlannedQcow2:
+        plan = self._disk_plan(chain)
+        chain.use_extents(plan.extents)
+        try:
+            return PlannedQcow2(number, chain.virtual_size, plan.runs, plan.tables)
+        except ValueError as error:  # more than qcow2 can hold
+            raise UnsupportedFeature(chain.files[0].path, str(error)) from None
+
     def _disk_plan(self, chain: Chain) -> _DiskPlan:
         """The chain's extents and clusters: from memory, from the cache, or by reading its tables."""
         key = b"disk:" + _digest([LAYOUT_VERSION, CLUSTER_BITS, chain.virtual_size, chain.identities()])
@@ -207,7 +217,6 @@ class Packager:
             else:
                 plan = _unpack(blob)
             self._remember(key, plan)
-        chain.use_extents(plan.extents)
         return plan
 
     def _remembered(self, key: bytes) -> _DiskPlan | None:
@@ -248,18 +257,17 @@ def _open_chains(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
 
 def _read_disk_plan(chain: Chain) -> _DiskPlan:
     extents = chain.read_extents()
-    return _DiskPlan(extents, ClusterRuns.from_extents(extents, CLUSTER_BITS))
+    runs = ClusterRuns.from_extents(extents, CLUSTER_BITS)
+    return _DiskPlan(extents, runs, l2_tables(runs))
 
 
 def _pack(plan: _DiskPlan) -> bytes:
-    extents = plan.extents.to_bytes()
-    return len(extents).to_bytes(8, "little") + extents + plan.runs.to_bytes()
+    return msgspec.msgpack.encode([part.to_bytes() for part in plan])
 
 
 def _unpack(blob: bytes) -> _DiskPlan:
-    view = memoryview(blob)
-    end = 8 + int.from_bytes(view[:8], "little")
-    return _DiskPlan(ExtentMap.from_bytes(view[8:end]), ClusterRuns.from_bytes(view[end:]))
+    extents, runs, tables = msgspec.msgpack.decode(blob, type=tuple[memoryview, memoryview, memoryview])
+    return _DiskPlan(ExtentMap.from_bytes(extents), ClusterRuns.from_bytes(runs), ClusterRuns.from_bytes(tables))
 
 
 def _description_key(machine: Machine) -> bytes:
