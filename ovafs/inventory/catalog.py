@@ -155,6 +155,8 @@ class Catalog:
         with self._reader.read() as connection:
             current = check_version(connection, self._path)
         if not current:
+            if not is_writable(self._path):
+                raise SourceError(f"{self._path} has an older version", "open the pool once where it can be written")
             with contextlib.closing(self._connect_writer()) as writer:
                 migrate(writer)
         with self._reader.read() as connection:

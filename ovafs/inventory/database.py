@@ -51,6 +51,10 @@ def sqlite_errors(path: str) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         what, hint = _CAUSES.get(code & 0xFF, ("cannot be used", ""))
         raise SourceError(f"{path} {what} (SQLite: {error})", hint) from error
+    except UnicodeDecodeError as error:
+        # Raised in the place of an SQLite error whose message quotes damaged bytes of the schema.
+        what, hint = _CAUSES[sqlite3.SQLITE_CORRUPT]
+        raise SourceError(f"{path} {what}", hint) from error
 
 
 def connect(path: str, options: str) -> sqlite3.Connection:
