@@ -109,12 +109,12 @@ def image_path(path: str) -> str:
 def _define_disks(name: str, choices: Sequence[DiskChoice]) -> tuple[Disk, ...]:
     seen: dict[tuple[int, int], str] = {}
     for choice in choices:
-        first = seen.setdefault(_file_id(choice.path), choice.path)
-        if first is not choice.path:
-            same = "" if first == choice.path else f" (also as {first})"
+        file_id = _file_id(choice.path)
+        if file_id in seen:
             raise InvalidDefinition(
-                f"the image {choice.path} is given twice{same}", "each disk needs an image of its own"
+                f"{seen[file_id]} and {choice.path} are the same image", "each disk needs an image of its own"
             )
+        seen[file_id] = choice.path
     return tuple(
         Disk(
             uuid=_new_uuid(),

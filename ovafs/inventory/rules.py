@@ -111,9 +111,7 @@ def _check_nics(nics: tuple[Nic, ...]) -> None:
 def check_path(path: str) -> None:
     """Paths are absolute, UTF-8, without control characters, so that they can be shown, logged and kept as JSON."""
     if bad := _NOT_ONE_LINE.search(path):
-        raise InvalidDefinition(
-            f"the path {path!a} contains {_describe(bad)}", "rename the file, or link to it by another name"
-        )
+        raise InvalidDefinition(f"the path {path!a} contains {_describe(bad)}", "rename the file or its directory")
     if not path.startswith("/") or len(path.encode()) > MAX_PATH:
         raise InvalidDefinition(f"{path[:MAX_PATH]!r} is not an absolute path of at most {MAX_PATH} bytes")
 
