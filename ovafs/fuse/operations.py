@@ -217,7 +217,7 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> pyfuse3.FileInfo:
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
             raise ReadOnly("virtual machines are changed in their own system, not through this mount")
-        node = await self._tree.node(inode)
+        node = await self._tree.node_to_open(inode)
         if isinstance(node, Directory):
             raise pyfuse3.FUSEError(errno.EISDIR)
         handle = await self._handles.open(node)

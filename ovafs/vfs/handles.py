@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ovafs.errors import OvafsError, ReadFailed, StaleHandle
+from ovafs.errors import OvafsError, ReadFailed, StaleHandle, VolumeChanged
 from ovafs.vfs.tree import ANSWER_SECONDS
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Handles:
             async with pin.lock:
                 if pin.package is None:
                     pin.package = await self._open_package(node)
+                else:
+                    self._check_unchanged(pin.package, node)
         except BaseException:
             self._release(pin)
             raise
@@ -98,6 +100,14 @@ class Handles:
             if pin.package is not None:
                 pin.package.close()
                 pin.package = None
+
+    def _check_unchanged(self, package: OpenPackage, node: MachineFile) -> None:
+        """A generation that others still hold, but whose images changed under them, is no use to a new handle."""
+        try:
+            package.check_unchanged()
+        except VolumeChanged as error:
+            self._tree.doubt(node)
+            raise StaleHandle(f"{node.machine.name}: {error.summary}") from error
 
     async def _open_package(self, node: MachineFile) -> OpenPackage:
         opening = _Opening(self._packager, node)

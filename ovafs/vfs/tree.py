@@ -129,6 +129,18 @@ class Tree:
             raise StaleHandle(f"inode {inode} stands for a machine or a generation that is gone")
         return found
 
+    async def node_to_open(self, inode: int) -> Node:
+        """The node of an inode number that shall be opened.
+
+        Raises StaleHandle also for a generation that was replaced since the kernel looked its name up: it looks
+        again then, so that who opens a file after a change gets what is there after it.
+        """
+        await self._refresh_catalog()
+        node = await self.node(inode)
+        if isinstance(node, MachineFile) and not node.is_current:
+            raise StaleHandle(f"{node.machine.name}: its definition changed since it was looked up")
+        return node
+
     async def entries(self, directory: Directory) -> list[Entry]:
         """The present entries of ``vms/`` or ``templates/``, by cookie, each looked at just now."""
         if directory.kind is None:

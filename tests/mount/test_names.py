@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import unicodedata
 from typing import TYPE_CHECKING
 
@@ -92,8 +93,6 @@ def test_a_pool_with_an_odd_path_can_be_mounted(pool: PoolBuilder, tmp_path: Pat
 
 
 def test_ten_thousand_names_are_listed_once_each(pool: PoolBuilder, tmp_path: Path) -> None:
-    import sqlite3
-
     pool.add("model")
     with sqlite3.connect(pool.path / "catalog.sqlite") as catalog:
         columns = "kind, description, memory, sockets, cores, threads, firmware, os, created, modified"

@@ -85,6 +85,10 @@ class FakePackage:
     def label(self, offset: int) -> str:
         return "content"
 
+    def check_unchanged(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
     def close(self) -> None:
         self.is_open = False
 

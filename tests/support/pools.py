@@ -45,6 +45,7 @@ class PoolBuilder:
         create_pool(str(self.path))
         self.pool = Pool(str(self.path))
         self.disks: dict[str, list[Image]] = {}
+        self.pool.remove(self.add("first").uuid)  # opens all that the catalog needs, so that tests open nothing
 
     def add(self, name: str, *images: Image, kind: str = "vm", description: str = "") -> Machine:
         """Register a machine on ``images``, whatever is wrong with them."""
@@ -64,9 +65,9 @@ class PoolBuilder:
         self.disks[name] = list(images)
         return machine
 
-    def change(self, name: str, **fields: Any) -> Machine:
+    def change(self, machine: str, /, **fields: Any) -> Machine:
         """Give a machine another definition."""
-        return self.pool.replace(msgspec.structs.replace(self.pool.find(name), **fields))
+        return self.pool.replace(msgspec.structs.replace(self.pool.find(machine), **fields))
 
     def judge(self, name: str, ova: Path) -> None:
         """Every judge agrees that ``ova`` is the machine ``name`` as its images are now."""
@@ -116,6 +117,15 @@ def raw_image(path: Path, size: int = 4 * MIB, *, seed: int = 1, hole: tuple[int
 def chain_image(folder: Path, name: str, size: int = 8 * MIB, *, depth: int = 3) -> Image:
     """A qcow2 overlay on overlays on a raw image, with data, zeros and holes in every layer."""
     return Image(make_chain(folder, depth, size, raw_base=True, name=name), "qcow2")
+
+
+def answers(file: Path) -> bool:
+    """Whether ``stat`` works at this moment."""
+    try:
+        file.stat()
+    except OSError:
+        return False
+    return True
 
 
 def eventually(condition: Callable[[], bool], what: str, *, patience: float = 20.0) -> None:
