@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 
@@ -40,6 +41,11 @@ class Commands(LazyGroup):
         try:
             return super().invoke(ctx)
         except OvafsError as error:
+            raise Failure(str(error)) from error
+        except OSError as error:
+            # Standard output is a full disk, for example. What ovafs itself opens has its own errors.
+            if error.errno == errno.EPIPE:
+                raise
             raise Failure(str(error)) from error
 
 
