@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ovafs.inventory.inventory import Inventory
     from ovafs.model import Machine
     from ovafs.transfer.packager import OpenPackage
+
+log = logging.getLogger(__name__)
 
 _READ_SIZE = 4 << 20
 
@@ -99,6 +102,9 @@ def _check(packager: Packager, machine: Machine, *, read: bool) -> Finding:
                 _read(package, machine.name)
     except OvafsError as error:
         return Finding(machine.name, machine.uuid, machine.kind, ok=False, reason=error.summary, hint=error.hint)
+    except Exception as error:  # one broken machine must not hide the others
+        log.exception("%s: unexpected failure", machine.name)
+        return Finding(machine.name, machine.uuid, machine.kind, ok=False, reason=f"unexpected failure: {error!r}")
     warning = "a block device can change unnoticed; keep the machine stopped" if description.volatile else ""
     return Finding(
         machine.name,
