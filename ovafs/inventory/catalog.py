@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import stat
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -59,13 +61,7 @@ class Catalog:
         self._path = path
         self._lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
-        try:
-            with Path(path).open("rb"):
-                pass
-        except OSError as error:
-            raise SourceError(
-                f"{path}: {error.strerror}", f"is {Path(path).parent} a pool? 'ovafs pool create' makes one"
-            ) from error
+        _check_file(path)
         with sqlite_errors(path):
             self._reader = open_reader(path)
             try:
@@ -183,6 +179,20 @@ class Catalog:
         return connect(self._path, "mode=rw")
 
 
+def _check_file(path: str) -> None:
+    # Without opening it: closing any descriptor of the file would drop the locks that SQLite holds on it in this
+    # process (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    hint = f"is {Path(path).parent} a pool? 'ovafs pool create' makes one"
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}", hint) from error
+    if not stat.S_ISREG(mode):
+        raise SourceError(f"{path} is not a file", hint)
+    if not os.access(path, os.R_OK):
+        raise SourceError(f"{path}: Permission denied", "ask the owner of the pool")
+
+
 def _match(connection: sqlite3.Connection, name_or_uuid: str, kind: MachineKind | None) -> _Match:
     # An argument that is not UTF-8 cannot be bound as text; as these bytes it is like no stored text.
     name, uuid = (text.encode("utf-8", "surrogatepass") for text in (name_or_uuid, name_or_uuid.lower()))
@@ -219,11 +229,9 @@ def _insert(connection: sqlite3.Connection, machine: Machine) -> None:
     if row := taken.fetchone():
         raise NameTaken(f"there is a {machine.kind} {machine.name!r} already ({row[0]})", "choose another name")
     for nic in machine.nics:
-        user = connection.execute(
-            "SELECT machines.name FROM nics JOIN machines ON machines.id = machine WHERE mac = ?", (nic.mac,)
-        ).fetchone()
-        if user:
-            raise InvalidDefinition(f"the MAC address {nic.mac} is used by {user[0]!r} already", "choose another one")
+        query = "SELECT machines.name FROM nics JOIN machines ON machines.id = machine WHERE mac = ?"
+        for (user,) in rows.fetch(connection, query, (nic.mac,)):
+            raise InvalidDefinition(f"the MAC address {nic.mac} is used by {user!r} already", "choose another one")
     try:
         rows.insert_machine(connection, machine)
     except sqlite3.IntegrityError as error:

@@ -213,6 +213,18 @@ def test_revision_across_processes(pool: Pool, path: str) -> None:
     assert names(pool) == ["a"]
 
 
+def test_opening_the_pool_again_keeps_the_locks_of_the_first(pool: Pool, path: str) -> None:
+    """POSIX drops all locks of a process on a file when it closes any descriptor of it.
+
+    Without them the other process, when it closes, takes itself for the last one and deletes the -wal file.
+    """
+    Pool(path).close()
+    script = "import sys; from ovafs.inventory.pool import Pool; from tests.support.definitions import machine; "
+    run(sys.executable, "-c", script + "p = Pool(sys.argv[1]); p.add(machine('a')); p.close()", path)
+    assert Path(path, "catalog.sqlite-wal").exists()
+    assert names(pool) == ["a"]
+
+
 def test_threads(pool: Pool) -> None:
     def work(worker: int) -> None:
         for step in range(20):

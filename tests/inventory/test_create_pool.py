@@ -177,5 +177,5 @@ def test_what_is_no_pool(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=f"catalog.sqlite: {reason}.*'ovafs pool create' makes one"):
             Pool(str(tmp_path / place))
     (tmp_path / "catalog.sqlite").mkdir()
-    with pytest.raises(SourceError, match=r"catalog\.sqlite: Is a directory"):
+    with pytest.raises(SourceError, match=r"catalog\.sqlite is not a file"):
         Pool(str(tmp_path))
