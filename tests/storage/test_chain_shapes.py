@@ -277,7 +277,8 @@ SHAPES = {
     f.__name__: f
     for f in [
         raw_sparse, raw_full, raw_empty, raw_without_bytes, raw_odd, raw_ends_in_a_hole, qcow2_empty,
-        qcow2_without_bytes, qcow2_full, scattered_v2, many_tables, preallocated_metadata, preallocated_falloc, compressed_below, snapshots,
+        qcow2_without_bytes, qcow2_full, scattered_v2, many_tables, preallocated_metadata, preallocated_falloc,
+        compressed_below, snapshots,
         zeros_hide_the_backing_file, short_in_the_middle, relative_names, absolute_names, file_protocol,
         broken_last_sector, last_cluster_cut, last_cluster_cut_over_data, shared_cluster, one_table_twice, subclusters,
         subclusters_over_data, subclusters_compressed, copied_sparsely,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 L1, L2 = 0x30000, 0x40000
 DATA = b"D" * 65536
 HOST_FILE = "/etc/hostname"
+EXTENDED: dict[str, Any] = {"incompatible": 16, "size": 1 << 20}
 LONG_NAME = b"x" * 2000
 
 
@@ -77,8 +78,8 @@ REFUSED = {
     "zero_reserved_bit": (mapped(3), "not a cluster's offset"),
     "compressed_behind_the_end": (mapped(compressed_entry(0x50000, 100)), "behind the end"),
     "zero_in_version_2": (mapped(1, version=2), "version 2"),
-    "subcluster_both": (mapped(COPIED | 0x50000, 1 << 32 | 1, incompatible=16, size=1 << 20, tail=DATA), "contradicts itself"),
-    "subcluster_nowhere": (mapped(0, 1, incompatible=16, size=1 << 20), "contradicts itself"),
+    "subcluster_both": (mapped(COPIED | 0x50000, 1 << 32 | 1, **EXTENDED, tail=DATA), "contradicts itself"),
+    "subcluster_nowhere": (mapped(0, 1, **EXTENDED), "contradicts itself"),
     "cut_in_header": (hand_made()[:60], "cut off after 60 bytes"),
     "version_1": (b"QFI\xfb" + struct.pack(">I", 1) + bytes(600), "qcow2 version 1"),
     "version_4": (hand_made(version=4), "qcow2 version 4"),
