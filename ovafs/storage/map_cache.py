@@ -28,6 +28,22 @@ _SCHEMA = """
 CREATE TABLE blobs (key BLOB PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL, blob BLOB NOT NULL);
 CREATE INDEX blobs_by_use ON blobs (used, size);
 """
+_CIRCUMSTANCES = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
+_FAILURES = (sqlite3.Error, UnicodeError)  # the second: a message that quotes damaged text
+# Damage can turn a column into another type, which a cast turns back.
+_FIND = "SELECT key, CAST(coalesce(used, 0) AS INTEGER), CAST(coalesce(blob, '') AS BLOB) FROM blobs WHERE key IN"
+_TOTAL = "SELECT CAST(coalesce(sum(size), 0) AS INTEGER) FROM blobs"
+_OLDEST = "SELECT key, CAST(coalesce(size, 0) AS INTEGER) FROM blobs ORDER BY used"
 _DIGEST_SIZE = 16
 _KEEP = 0.75  # of the limit stays at an eviction, so that not every put evicts
 _REFRESH_SECONDS = 3600  # a hit is written down once an hour at most: reads should not write
@@ -47,7 +63,7 @@ class MapCache:
             return
         try:
             self._open(path)
-        except (sqlite3.Error, OSError) as error:
+        except _FAILURES as error:
             _log.warning("%s: not used as a cache (%s)", path, error)
             self._give_up()
 
@@ -65,8 +81,8 @@ class MapCache:
                 return {}
             for first in range(0, len(wanted), _KEYS_PER_QUERY):
                 part = wanted[first : first + _KEYS_PER_QUERY]
-                query = f"SELECT key, used, blob FROM blobs WHERE key IN ({','.join('?' * len(part))})"  # noqa: S608
-                rows = database.execute(query, part)
+                marks = ",".join("?" * len(part))
+                rows = database.execute(f"{_FIND} ({marks})", part)
                 old = []
                 for key, used, blob in rows:
                     if blob[:_DIGEST_SIZE] == _digest(key, memoryview(blob)[_DIGEST_SIZE:]):
@@ -103,7 +119,7 @@ class MapCache:
         with self._lock:
             try:
                 yield self._database
-            except sqlite3.Error as error:
+            except _FAILURES as error:
                 _log.warning("%s: no longer used as a cache (%s)", self._path, error)
                 self._give_up()
                 if _is_damage(error):
@@ -113,7 +129,7 @@ class MapCache:
         """Open the file, or begin a new one where it is damaged or none of ours."""
         try:
             self._connect(path)
-        except sqlite3.Error as error:
+        except _FAILURES as error:
             if not _is_damage(error):
                 raise
             _log.warning("%s: is begun anew (%s)", path, error)
@@ -138,15 +154,15 @@ class MapCache:
             database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
         elif version != _VERSION:
             raise sqlite3.DatabaseError(f"version {version}, not {_VERSION}")
-        (self._size,) = database.execute("SELECT coalesce(sum(size), 0) FROM blobs").fetchone()
+        (self._size,) = database.execute(_TOTAL).fetchone()
 
     def _evict(self, database: sqlite3.Connection) -> None:
-        (self._size,) = database.execute("SELECT coalesce(sum(size), 0) FROM blobs").fetchone()
+        (self._size,) = database.execute(_TOTAL).fetchone()
         surplus = self._size - int(self._limit * _KEEP)
         if self._size <= self._limit:
             return
         doomed = []
-        for key, size in database.execute("SELECT key, size FROM blobs ORDER BY used"):
+        for key, size in database.execute(_OLDEST):
             if surplus <= 0:
                 break
             doomed.append((key,))
@@ -162,9 +178,10 @@ class MapCache:
             self._database = None
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
-    """True for a file whose content is wrong; False for one that is locked, full or not to be written."""
-    return type(error) is sqlite3.DatabaseError
+def _is_damage(error: Exception) -> bool:
+    """True for a file whose content is wrong; False for one that is locked, full or not to be read or written."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    return code & 0xFF not in _CIRCUMSTANCES
 
 
 def _digest(key: bytes, blob: bytes | memoryview) -> bytes:
