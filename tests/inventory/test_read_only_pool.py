@@ -124,7 +124,7 @@ class TestAnotherUser:
         path.chmod(0o755)
         (path / "catalog.sqlite").chmod(0o644)
         with subprocess.Popen(
-            [sys.executable, "-c", NOBODY + READ, str(path)],
+            [sys.executable, "-u", "-c", NOBODY + READ, str(path)],
             env=ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-# Tools print C messages and UTC times, whatever the machine is set to.
-ENVIRONMENT = {**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONPATH": str(REPOSITORY)}
+# Tools print C messages and UTC times, and Python runs as by default, whatever the machine is set to.
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+    **{"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONPATH": str(REPOSITORY)},
+}
 
 Result = subprocess.CompletedProcess[str]
 
