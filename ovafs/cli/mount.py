@@ -30,7 +30,7 @@ EXIT_MOUNT_FAILED = 3
 
 
 @click.command()
-@click.argument("source", type=click.Path())
+@click.argument("source", type=click.Path(readable=False))
 @click.argument("mountpoint", type=click.Path())
 @click.option("-o", "options", multiple=True, metavar="OPTION[,OPTION…]", help="Mount options, see ovafs(1).")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr.")

@@ -19,6 +19,7 @@ ERRNOS: dict[type[errors.OvafsError], int] = {
     errors.ReadFailed: errno.EIO,
     errors.MachineNotFound: errno.ENOENT,
     errors.InvalidDefinition: errno.EIO,
+    errors.InvalidPackage: errno.EINVAL,
     errors.NameTaken: errno.EEXIST,
     errors.SourceError: errno.EIO,
     errors.ReadOnly: errno.EROFS,

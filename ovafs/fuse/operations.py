@@ -102,17 +102,19 @@ class Operations(pyfuse3.Operations):
     @answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
         node = await self._tree.lookup(parent_inode, name)
-        return self._entry(node)
-
-    def _entry(self, node: Node) -> pyfuse3.EntryAttributes:
-        """Attributes for an answer that the kernel counts as a lookup."""
         if not isinstance(node, Directory):
             node.lookups += 1
+        return await self._present_attributes(node)
+
+    async def _present_attributes(self, node: Node) -> pyfuse3.EntryAttributes:
+        if isinstance(node, Directory):
+            await self._tree.look_for_changes(node)
         return self._attributes(node)
 
     def _attributes(self, node: Node) -> pyfuse3.EntryAttributes:
         if isinstance(node, Directory):
-            return self._fill(Attributes(node.inode, 4096, 4096, 0, is_directory=True), ENTRY_SECONDS)
+            changed_ns = self._tree.changed_ns(node)
+            return self._fill(Attributes(node.inode, 4096, 4096, changed_ns, is_directory=True), ENTRY_SECONDS)
         return self._fill(node.attributes, ATTRIBUTE_SECONDS)
 
     def _fill(self, known: Attributes, seconds: float) -> pyfuse3.EntryAttributes:
@@ -136,7 +138,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> pyfuse3.EntryAttributes:
-        return self._attributes(await self._tree.node(inode))
+        return await self._present_attributes(await self._tree.node(inode))
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, count in inode_list:

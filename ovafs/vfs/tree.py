@@ -83,6 +83,7 @@ class Tree:
         self._revision: Hashable = object()  # equals no revision
         self._revision_checked = float("-inf")
         self._entries: dict[MachineKind, dict[bytes, Entry]] = {kind: {} for kind in MachineKind}
+        self._changed_ns = dict.fromkeys((None, *MachineKind), time.time_ns())
         self._nodes: dict[int, MachineFile] = {}
         self._refreshing = trio.Lock()
 
@@ -108,11 +109,13 @@ class Tree:
         if entry is None or trio.current_time() - self._revision_checked > CATALOG_FRESH_SECONDS:
             await self._refresh_catalog()
             entry = self._entries[directory.kind].get(name)
-        if entry is None:
-            raise _no_entry(directory, name)
-        await self._refresh_entries([entry])
-        if entry.node is None:
-            raise entry.error or _no_entry(directory, name)
+        while entry is not None:
+            await self._refresh_entries([entry])
+            looked_at, entry = entry, self._entries[directory.kind].get(name)
+            if entry is looked_at:  # else the catalog changed meanwhile
+                break
+        if entry is None or entry.node is None:
+            raise (entry and entry.error) or _no_entry(directory, name)
         return entry.node
 
     async def node(self, inode: int) -> Node:
@@ -140,6 +143,15 @@ class Tree:
         if isinstance(node, MachineFile) and not node.is_current:
             raise StaleHandle(f"{node.machine.name}: its definition changed since it was looked up")
         return node
+
+    async def look_for_changes(self, directory: Directory) -> None:
+        """Take over what changed in a directory, unless that was done a moment ago; the root never changes."""
+        if directory.kind is not None and trio.current_time() - self._revision_checked > CATALOG_FRESH_SECONDS:
+            await self._refresh_catalog()
+
+    def changed_ns(self, directory: Directory) -> int:
+        """When a name was last seen to come or go; NFS clients believe their listing until this time changes."""
+        return self._changed_ns[directory.kind]
 
     async def entries(self, directory: Directory) -> list[Entry]:
         """The present entries of ``vms/`` or ``templates/``, by cookie, each looked at just now."""
@@ -173,7 +185,11 @@ class Tree:
             machines, damaged = await _answer(self._inventory.snapshot)
             await _answer(self._packager.preload, machines)
             previous = [entry for entries in self._entries.values() for entry in entries.values()]
-            self._entries = {kind: self._merge(kind, [*machines, *damaged]) for kind in MachineKind}
+            for kind in MachineKind:
+                merged = self._merge(kind, [*machines, *damaged])
+                if merged.keys() != self._entries[kind].keys():
+                    self._changed_ns[kind] = time.time_ns()
+                self._entries[kind] = merged
             self._revision = revision
             for entry in previous:
                 if self._entries[entry.machine.kind].get(entry.name) is not entry:
@@ -226,6 +242,8 @@ class Tree:
 
     def _settle(self, entry: Entry, result: Description | OvafsError) -> None:
         """Put a description, or an error, in place; no await, so the new state appears in one step."""
+        if self._entries[entry.machine.kind].get(entry.name) is not entry:
+            return  # the catalog changed meanwhile
         entry.checked = trio.current_time()
         if isinstance(result, OvafsError):
             if str(result) != str(entry.error):

@@ -147,6 +147,17 @@ def test_a_rename_moves_the_file(world: World) -> None:
     assert "<Name>new name</Name>" in re.sub(r"\s*(?=<)", "", ovf(world.vms / "new name.ova"))
 
 
+def test_a_folder_has_a_new_time_when_names_come_and_go(world: World) -> None:
+    """NFS clients and many tools look at nothing else to see whether a listing is still good."""
+    templates = world.mount.path / "templates"
+    times = [(world.vms.stat().st_mtime_ns, templates.stat().st_mtime_ns)]
+    for change in (lambda: disk(world, "comes and goes"), lambda: world.pool.pool.remove("comes and goes")):
+        change()
+        eventually(lambda: world.vms.stat().st_mtime_ns > times[-1][0], "the folder's time changes")
+        times.append((world.vms.stat().st_mtime_ns, templates.stat().st_mtime_ns))
+    assert len({time for _, time in times}) == 1
+
+
 def test_rsync_copies_what_changed_and_deletes_what_went(world: World, tmp_path: Path) -> None:
     for name in ("stays", "changes", "goes"):
         disk(world, name)

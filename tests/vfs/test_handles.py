@@ -83,6 +83,22 @@ async def test_an_open_handle_keeps_its_generation() -> None:
     assert await read(handles, handle, 0, 10) == packager.opened[0].content[:10]
 
 
+async def test_a_held_generation_whose_images_changed_is_no_use_to_a_new_handle() -> None:
+    tree, handles, packager, node = await start()
+    handle = await handles.open(node)
+    packager.opened[0].failure = VolumeChanged("/images/a.raw", "changed")
+    packager.salt["vm1"] = 7
+    with pytest.raises(StaleHandle, match=r"vm1: /images/a.raw: changed"):
+        await handles.open(node)
+    found = await tree.lookup(VMS.inode, b"vm1.ova")
+    assert isinstance(found, MachineFile)
+    assert found.inode != node.inode
+    handles.release(await handles.open(found))
+    assert packager.opened[0].is_open  # for the first handle
+    handles.release(handle)
+    assert not packager.opened[0].is_open
+
+
 async def test_a_failing_read_is_logged_once_with_machine_offset_and_place(
     caplog: pytest.LogCaptureFixture, expect_log: Callable[[str], None]
 ) -> None:

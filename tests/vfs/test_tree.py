@@ -12,7 +12,7 @@ from ovafs.errors import ImageUnavailable, InvalidDefinition, MachineNotFound, S
 from ovafs.inventory.inventory import DamagedMachine
 from ovafs.model import MachineKind
 from ovafs.vfs.nodes import MachineFile, entry_cookie, machine_inode
-from ovafs.vfs.tree import FRESH_SECONDS, ROOT, TEMPLATES, VMS, Tree
+from ovafs.vfs.tree import CATALOG_FRESH_SECONDS, FRESH_SECONDS, ROOT, TEMPLATES, VMS, Tree
 from tests.support.fakes import FakePackager, MemoryInventory, machine
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     import trio.testing
 
-    from ovafs.transfer.packager import Packager
+    from ovafs.model import Machine
+    from ovafs.transfer.packager import Description, Packager
 
 
 def make_tree(inventory: MemoryInventory, packager: FakePackager) -> Tree:
@@ -183,6 +184,66 @@ async def test_listing_twice_asks_the_storage_once() -> None:
     await tree.entries(VMS)
     assert len(packager.described) == 50
     assert inventory.reads == 1
+
+
+async def test_machine_that_changes_while_it_is_described_is_looked_at_again() -> None:
+    inventory = MemoryInventory([machine(1)])
+    packager = FakePackager()
+    tree = make_tree(inventory, packager)
+    describe = packager.describe
+
+    def change_meanwhile(subject: Machine) -> Description:
+        packager.describe = describe  # type: ignore[method-assign]
+        inventory.set(machine(1, modified=1_800_000_000))
+        trio.from_thread.run(tree.entries, VMS)  # another request, which sees the change
+        return describe(subject)
+
+    packager.describe = change_meanwhile  # type: ignore[method-assign]
+    node = await machine_file(tree, b"vm1.ova")
+    assert node.machine.modified == 1_800_000_000
+    assert await tree.node_to_open(node.inode) is node
+    (entry,) = await tree.entries(VMS)
+    assert entry.node is node
+
+
+async def test_machine_that_goes_while_it_is_described_is_gone() -> None:
+    inventory = MemoryInventory([machine(1)])
+    packager = FakePackager()
+    tree = make_tree(inventory, packager)
+    describe = packager.describe
+
+    def remove_meanwhile(subject: Machine) -> Description:
+        inventory.set()
+        trio.from_thread.run(tree.entries, VMS)
+        return describe(subject)
+
+    packager.describe = remove_meanwhile  # type: ignore[method-assign]
+    with pytest.raises(MachineNotFound):
+        await tree.lookup(VMS.inode, b"vm1.ova")
+
+
+async def test_replaced_generation_is_not_opened_again() -> None:
+    inventory = MemoryInventory([machine(1)])
+    tree = make_tree(inventory, FakePackager())
+    old = await machine_file(tree, b"vm1.ova")
+    assert await tree.node_to_open(old.inode) is old
+    inventory.set(machine(1, modified=1_800_000_000))
+    with pytest.raises(StaleHandle, match="vm1: its definition changed"):
+        await tree.node_to_open(old.inode)
+    assert await tree.node(old.inode) is old  # a handle may still hold it
+
+
+async def test_directory_has_a_new_time_when_its_names_change(mock_clock: trio.testing.MockClock) -> None:
+    inventory = MemoryInventory([machine(1)])
+    tree = make_tree(inventory, FakePackager())
+    times = []
+    for machines in ([machine(1)], [machine(1), machine(2)], [machine(1, modified=1_800_000_000), machine(2)], []):
+        inventory.set(*machines)
+        mock_clock.jump(CATALOG_FRESH_SECONDS * 2)
+        await tree.look_for_changes(VMS)
+        times.append((tree.changed_ns(VMS), tree.changed_ns(TEMPLATES), tree.changed_ns(ROOT)))
+    assert times[0] < times[1] == times[2] < times[3]
+    assert len({time[1:] for time in times}) == 1
 
 
 def test_inode_numbers_are_positive_63_bit_and_golden() -> None:
