@@ -96,6 +96,25 @@ class SourceError(OvafsError):
     """SOURCE is not a pool, or its catalog cannot be read, is locked, damaged or of a newer version."""
 
 
+# -- packages that are read -----------------------------------------------------------------------------
+
+
+class InvalidPackage(OvafsError):
+    """An OVA, or a part of it, that cannot be what it claims to be, or holds what ovafs refuses by name.
+
+    ``member`` names the member of the archive and ``offset`` is the byte in the archive, as far as they are known.
+    """
+
+    default_hint = "copy the package again, or have it made again"
+
+    def __init__(self, reason: str, *, member: str = "", offset: int | None = None, hint: str = "") -> None:
+        place = " ".join(([repr(member)] if member else []) + ([f"at byte {offset}"] if offset is not None else []))
+        super().__init__(f"{place}: {reason}" if place else reason, hint)
+        self.reason = reason
+        self.member = member
+        self.offset = offset
+
+
 # -- files ----------------------------------------------------------------------------------------------
 
 
