@@ -16,7 +16,7 @@ import trio
 from ovafs.cli.completion import complete_machine
 from ovafs.cli.output import print_json
 from ovafs.cli.progress import progress_bar
-from ovafs.errors import ExportFailed
+from ovafs.errors import ExportFailed, OvafsError, VolumeChanged
 from ovafs.inventory.source import open_inventory
 from ovafs.model import MachineKind
 from ovafs.storage.map_cache import MapCache
@@ -125,7 +125,6 @@ def _destination(given: str, inventory: Inventory, machine: Machine) -> str:
 
 def _run(wanted: _Arguments, machine: Machine, package: OpenPackage, partial: PartialFile) -> Exported | signal.Signals:
     """Export with a progress bar; the result, or the signal that ended it. Says what an export that failed leaves."""
-    outcome: Exported | signal.Signals | None = None
     try:
         with progress_bar(machine.name, package.size, partial.durable, quiet=wanted.quiet) as on_progress:
 
@@ -136,10 +135,16 @@ def _run(wanted: _Arguments, machine: Machine, package: OpenPackage, partial: Pa
                 return done or received[0]
 
             outcome = trio.run(run)
+    except OvafsError as error:
+        if partial.is_kept:
+            error.hint = "; ".join(filter(None, (error.hint, _what_is_left(wanted, package, partial))))
+        elif isinstance(error, VolumeChanged):
+            error.hint = "nothing is kept, export again"
+        raise
     finally:
         partial.abandon(useful=True)  # when it did not even begin
-        if not isinstance(outcome, Exported):
-            click.echo(_what_is_left(wanted, package, partial, interrupted=outcome is not None), err=True)
+    if isinstance(outcome, signal.Signals):
+        click.echo(f"ovafs: interrupted: {_what_is_left(wanted, package, partial)}", err=True)
     return outcome
 
 
@@ -163,15 +168,15 @@ def _signals_cancel(scope: trio.CancelScope) -> Iterator[list[signal.Signals]]:
             signal.signal(one, handler)
 
 
-def _what_is_left(wanted: _Arguments, package: OpenPackage, partial: PartialFile, *, interrupted: bool) -> str:
-    what = "interrupted: " if interrupted else ""
-    if partial.is_kept:
-        flags = [flag for flag, given in (("--force", wanted.force), ("--template", wanted.template)) if given]
-        command = ["ovafs", "export", "--resume", *flags, wanted.source, wanted.name, wanted.destination]
-        amount = f"{format_size(partial.durable)} of {format_size(package.size)}"
-        return f"ovafs: {what}{partial.path} holds {amount}; go on with: {shlex.join(command)}"
-    reason = "" if partial.can_resume else " (the file system has no extended attributes, which --resume needs)"
-    return f"ovafs: {what}nothing is left of the export{reason}"
+def _what_is_left(wanted: _Arguments, package: OpenPackage, partial: PartialFile) -> str:
+    """What an unfinished export leaves behind, and the command that goes on with it."""
+    if not partial.is_kept:
+        reason = "" if partial.can_resume else ", the file system has no extended attributes for --resume"
+        return f"nothing is kept{reason}"
+    flags = [flag for flag, given in (("--force", wanted.force), ("--template", wanted.template)) if given]
+    command = ["ovafs", "export", "--resume", *flags, wanted.source, wanted.name, wanted.destination]
+    amount = f"{format_size(partial.durable)} of {format_size(package.size)}"
+    return f"{partial.path} holds {amount}, go on with: {shlex.join(command)}"
 
 
 def _summary(destination: str, package: OpenPackage, done: Exported, seconds: float) -> str:

@@ -138,6 +138,8 @@ class _Copier:
         status = os.fstatvfs(self._partial.fd)
         free = status.f_bavail * status.f_frsize
         needed = self._package.package.stored - self._partial.allocated
+        if not status.f_blocks:  # as ramfs and some network file systems say: it does not know
+            return
         if needed > free and sharing.files:
             rest = blocks(self._package.package, self._package.chains, self.start, sharing)
             needed = sum(copy.length for block in rest for copy in block.copies)
