@@ -19,7 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # Tools print C messages and UTC times, and Python runs as by default, whatever the machine is set to.
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
-    **{"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONPATH": str(REPOSITORY)},
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "PYTHONPATH": str(REPOSITORY),
 }
 
 Result = subprocess.CompletedProcess[str]
