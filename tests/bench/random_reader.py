@@ -38,11 +38,15 @@ def read_blocks(path: str, block_size: int, blocks: Sequence[int], drop_every: i
     fd = os.open(path, os.O_RDONLY)
     buffer = bytearray(block_size)
     barrier.wait()
-    for count, block in enumerate(blocks, 1):
-        if os.preadv(fd, [buffer], block * block_size) != block_size:
-            raise EOFError(f"{path}: short read of block {block}")
-        if drop_every and count % drop_every == 0:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    try:
+        for count, block in enumerate(blocks, 1):
+            if os.preadv(fd, [buffer], block * block_size) != block_size:
+                raise EOFError(f"{path}: short read of block {block}")
+            if drop_every and count % drop_every == 0:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    except BaseException:
+        barrier.abort()  # so that nobody waits for this reader
+        raise
     barrier.wait()
 
 
