@@ -150,17 +150,20 @@ def _run(wanted: _Arguments, machine: Machine, package: OpenPackage, partial: Pa
 
 @contextlib.contextmanager
 def _signals_cancel(scope: trio.CancelScope) -> Iterator[list[signal.Signals]]:
-    """Cancel ``scope`` at the first signal, which is put into the list; a second one ends the process."""
+    """Cancel ``scope`` at the first signal, which is put into the list; a second one ends the process.
+
+    A signal that is ignored (nohup, a shell's background job) stays ignored.
+    """
     received: list[signal.Signals] = []
     token = trio.lowlevel.current_trio_token()
 
     def stop(number: int, _: FrameType | None) -> None:
         received.append(signal.Signals(number))
-        for one in _SIGNALS:
+        for one in before:
             signal.signal(one, signal.SIG_DFL)
         token.run_sync_soon(scope.cancel)
 
-    before = {one: signal.signal(one, stop) for one in _SIGNALS}
+    before = {one: signal.signal(one, stop) for one in _SIGNALS if signal.getsignal(one) != signal.SIG_IGN}
     try:
         yield received
     finally:
@@ -171,8 +174,9 @@ def _signals_cancel(scope: trio.CancelScope) -> Iterator[list[signal.Signals]]:
 def _what_is_left(wanted: _Arguments, package: OpenPackage, partial: PartialFile) -> str:
     """What an unfinished export leaves behind, and the command that goes on with it."""
     if not partial.is_kept:
-        reason = "" if partial.can_resume else ", the file system has no extended attributes for --resume"
-        return f"nothing is kept{reason}"
+        if package.description.volatile:
+            return "nothing is kept, a block device may change unnoticed until --resume"
+        return "nothing is kept" + ("" if partial.can_resume else ", the file system has no extended attributes")
     flags = [flag for flag, given in (("--force", wanted.force), ("--template", wanted.template)) if given]
     command = ["ovafs", "export", "--resume", *flags, wanted.source, wanted.name, wanted.destination]
     amount = f"{format_size(partial.durable)} of {format_size(package.size)}"

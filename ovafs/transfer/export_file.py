@@ -54,6 +54,11 @@ def begin_export(package: OpenPackage, destination: str, *, resume: bool, replac
     check_destination(destination, replace=replace)
     if any(_is_same_file(destination, path) for path, _ in package.description.files):
         raise ExportFailed(f"{destination} is an image of the machine itself", "give another name")
+    if resume and package.description.volatile:
+        raise ExportFailed(
+            "a disk of the machine is a block device, whose content can change unnoticed: no export of it is resumed",
+            f"remove {destination}.tmp if it exists, and export again without --resume",
+        )
     start = PartialFile.resume if resume else PartialFile.create
     return start(destination, package.description.generation, package.size)
 
@@ -64,9 +69,9 @@ async def export_file(
     """Write the rest of ``package`` to ``partial`` and finish it; ``on_progress`` is told the offsets reached.
 
     Raises NoSpace, ExportFailed, and what reading raises. Then, and when it is cancelled, the file is left for a
-    resume if that can be (``partial.is_kept``): not when the images changed or are broken.
+    resume if that can be (``partial.is_kept``): not when the images changed, may change unnoticed, or are broken.
     """
-    useful = True
+    useful = not package.description.volatile
     copier = _Copier(package, partial, on_progress)
     try:
         await copier.run()

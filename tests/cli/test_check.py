@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.filesystems import loop_device
 from tests.support.images import create, io, run
 from tests.support.pools import Image, chain_image, pool_builder, raw_image
 from tests.support.processes import end, ovafs
@@ -103,6 +104,15 @@ def test_an_image_in_use(pool: PoolBuilder) -> None:
         f"running: broken: {image.path}: another process writes to it;"
         " shut the machine down, or wait until the other program has finished\n"
     )
+
+
+def test_a_block_device_is_warned_of(pool: PoolBuilder) -> None:
+    image = raw_image(pool.images / "a.raw")
+    with loop_device(image.path) as device:
+        pool.add("web", Image(device, "raw"))
+        result = ovafs("check", pool.path)
+    assert result.stdout.startswith("web: ok, ")
+    assert result.stdout.endswith("; warning: a block device can change unnoticed; keep the machine stopped\n")
 
 
 def test_reading_finds_what_the_tables_do_not_show(pool: PoolBuilder) -> None:

@@ -152,9 +152,7 @@ def test_interrupted_where_it_cannot_be_resumed(pool: PoolBuilder, tmp_path: Pat
         slow.wait_for_writes(5 * MIB)
         status, _, messages = slow.send(signal.SIGINT)
         assert status == 130
-        assert messages == (
-            "ovafs: interrupted: nothing is kept, the file system has no extended attributes for --resume\n"
-        )
+        assert messages == ("ovafs: interrupted: nothing is kept, the file system has no extended attributes\n")
         assert os.listdir(folder) == []
 
 
@@ -247,6 +245,18 @@ def test_interrupted_and_resumed(
     assert os.listdir(target) == ["web.ova"]
     ovafs("export", pool.path, "web", target / "whole.ova")
     assert (target / "web.ova").read_bytes() == (target / "whole.ova").read_bytes()
+    pool.judge("web", target / "web.ova")
+
+
+def test_ignored_signal_stays_ignored(pool: PoolBuilder, target: Path) -> None:
+    """As under nohup: the terminal that goes away does not end the export."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        slow = SlowExport(pool, target)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    slow.wait_for_writes(5 * MIB)
+    assert slow.send(signal.SIGHUP)[0] == 0
     pool.judge("web", target / "web.ova")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,6 @@ from tests.support.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # XFS wants 300 MiB at least.
 _MAKE = {"xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"), "btrfs": ("mkfs.btrfs", "-q"), "ext4": ("mkfs.ext4", "-q")}
@@ -35,14 +35,30 @@ def on_loop(folder: Path, kind: str) -> Iterator[Path]:
     command = _MAKE[kind]
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed")
-    if run("losetup", "--find", status=None).returncode != 0:
-        pytest.skip("no loop device is free")
+    _need_loop_device()
     image = folder / f"{kind}.img"
     with image.open("wb") as file:
         file.truncate(_SIZE)
     run(*command, image)
     with _mounted(folder / kind, "-o", "loop", image) as path:
         yield path
+
+
+@contextlib.contextmanager
+def loop_device(image: Path) -> Iterator[Path]:
+    """A block device with the content of a file."""
+    _need_root()
+    _need_loop_device()
+    device = Path(run("losetup", "--find", "--show", image).stdout.strip())
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
+
+
+def _need_loop_device() -> None:
+    if run("losetup", "--find", status=None).returncode != 0:
+        pytest.skip("no loop device is free")
 
 
 def _need_root() -> None:

@@ -16,7 +16,7 @@ from ovafs.storage.source_file import SourceFile
 from ovafs.transfer import export_file as module
 from ovafs.transfer.export_file import Exported, begin_export, export_file
 from ovafs.transfer.packager import Packager
-from tests.support.filesystems import in_memory
+from tests.support.filesystems import in_memory, loop_device
 from tests.support.images import create, io
 from tests.support.images import run as run_tool
 from tests.support.pools import Image, chain_image, judge_ova, pool_builder, raw_image
@@ -350,6 +350,21 @@ async def test_file_system_without_extended_attributes(big: Machine, tmp_path: P
         assert attempt.error is None
         assert not attempt.partial.can_resume
         assert os.listdir(folder) == []
+
+
+async def test_block_device_is_exported_and_never_resumed(pool: PoolBuilder, target: Path) -> None:
+    """Nothing shows whether its content is still that of the first attempt."""
+    image = raw_image(pool.images / "a.raw", 16 * MIB, hole=(MIB, 2 * MIB))
+    with loop_device(image.path) as device:
+        machine = pool.add("web", Image(device, "raw"))
+        attempt = await failed(machine, target, cancel_at=8 * MIB)
+        assert attempt.error is None
+        assert not attempt.partial.is_kept
+        assert os.listdir(target.parent) == []
+        with pytest.raises(ExportFailed, match=r"block device, whose content can change unnoticed"):
+            await export(machine, target, resume=True)
+        await export(machine, target)
+        judge_ova(target, machine, [Image(device, "raw")])
 
 
 async def test_an_image_of_the_machine_is_no_destination(pool: PoolBuilder, big: Machine) -> None:
