@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import os
 import sys
 
 import click
@@ -46,7 +48,14 @@ class Commands(LazyGroup):
             # Standard output is a full disk, for example. What ovafs itself opens has its own errors.
             if error.errno == errno.EPIPE:
                 raise
+            _drop_output()
             raise Failure(str(error)) from error
+
+
+def _drop_output() -> None:
+    """Let what standard output did not take go nowhere: at exit Python would try again, and exit with its own code."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), sys.stdout.fileno())
 
 
 @click.group(
