@@ -258,7 +258,7 @@ def test_samples_equal_gnu_tar(name: str) -> None:
     assert read(archive, cut(1000)) == whole
     assert [(one.name, one.size) for one in whole.members] == by_gnu_tar(str(path))
     for one in whole.members:
-        command = ["tar", "--extract", "--to-stdout", "--file", path, one.name]
+        command = ["tar", "--extract", "--to-stdout", "--file", str(path), one.name]
         assert one.sha256 == digest(subprocess.run(command, check=True, capture_output=True).stdout)
     assert whole.ending.complete
     assert whole.ending.end_blocks == (not name.startswith("virtualbox/"))  # VirtualBox writes none
