@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from ovafs.errors import ImageError, InvalidImage, UnsupportedFeature
+from ovafs.errors import ImageError, InvalidImage, ReadFailed, UnsupportedFeature
 from ovafs.formats.detect import HEAD_SIZE
 from ovafs.model import DiskFormat
 from ovafs.storage.backing import backing_format, backing_path, check_head
@@ -42,6 +42,9 @@ MAX_DEPTH = 200
 
 MAX_EXTENTS = 32 << 20
 """Extents in all files of a chain: 864 MiB of map. A disk of 2 TiB has as many clusters of 64 KiB."""
+
+ANSWER_SECONDS = 60.0
+"""A process that waits for a mount cannot be killed until it is answered, so storage that hangs becomes an error."""
 
 INFLATED_BYTES = 8 << 20
 """Inflated clusters that a chain keeps, so that small reads do not inflate the same cluster again and again."""
@@ -186,11 +189,14 @@ class Chain:
         Raises VolumeChanged, ReadFailed, InvalidImage (a compressed cluster that does not inflate).
         """
         done = self._read_cached(guest_offset, buffer)
-        if done < len(buffer):
-            rest = await trio.to_thread.run_sync(
+        if done == len(buffer):
+            return
+        with trio.move_on_after(ANSWER_SECONDS):
+            buffer[done:] = await trio.to_thread.run_sync(
                 self._read_blocking, guest_offset + done, len(buffer) - done, abandon_on_cancel=True
             )
-            buffer[done:] = rest
+            return
+        raise ReadFailed(self.files[0].path, f"the storage did not answer within {ANSWER_SECONDS:.0f} s")
 
     def _read_cached(self, guest_offset: int, buffer: memoryview) -> int:
         """Fill ``buffer`` as far as no waiting and no inflating is needed; returns the number of bytes."""

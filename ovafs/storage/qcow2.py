@@ -13,7 +13,7 @@ from ovafs.formats.detect import HEAD_SIZE
 from ovafs.formats.qcow2.header import header_area, parse_header
 from ovafs.formats.qcow2.tables import L2Decoder, compressed_range, l2_table_runs
 from ovafs.storage.inflate import inflate_cluster
-from ovafs.storage.raw import data_ranges
+from ovafs.storage.data_ranges import data_ranges
 from ovafs.streams.extents import ExtentMap, Kind
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def qcow2_extents(file: SourceFile, header: Header, max_extents: int) -> ExtentM
     extents.starts, extents.lengths = decoder.starts, decoder.lengths
     extents.hosts, extents.kinds = decoder.hosts, decoder.kinds
     extents.layers = array("H", bytes(2 * len(decoder.starts)))
-    if file.allocated < file.size:
-        extents = _without_holes(extents, file)
+    extents = _without_holes(extents, file)
     file.check_unchanged()
     return extents
 
@@ -75,6 +74,8 @@ def _without_holes(extents: ExtentMap, file: SourceFile) -> ExtentMap:
     for start, end in data_ranges(file):
         starts.append(start)
         ends.append(end)
+    if len(starts) == 1 and (starts[0], ends[1]) == (0, file.size):
+        return extents
     # Index of the data range at or before each extent's host offset, plus one; a loop in C, for most files have
     # few holes, and none where the data is.
     before = list(map(bisect_right, repeat(starts), extents.hosts))

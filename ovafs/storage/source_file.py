@@ -54,7 +54,6 @@ class SourceFile:
             os.close(self._fd)
             raise ImageUnavailable(path, "is neither a file nor a block device")
         self.device = status.st_dev
-        self.allocated = status.st_blocks * 512
         self.identity = FileIdentity(status.st_ino, self.size, status.st_mtime_ns, status.st_ctime_ns)
         self._unchanged = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 

@@ -308,7 +308,16 @@ async def test_reads_as_qemu_reads(tmp_path: Path, shape: str) -> None:
     with opened(path, form) as disk:
         await check_reads(disk, expected)
         stored = sectors((e.start, e.length) for e in disk.extents)
+        forget_pages(tmp_path)
         assert stored == sectors((e.start, e.length) for e in qemu_map(path, form) if e.stored and not e.zero)
+
+
+def forget_pages(folder: Path) -> None:
+    """Drop files from the page cache: QEMU takes reserved space that was read lately for data (SEEK_DATA)."""
+    for file in folder.iterdir():
+        with file.open("rb") as opened_file:
+            os.fsync(opened_file.fileno())
+            os.posix_fadvise(opened_file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sectors(ranges: Iterable[tuple[int, int]]) -> list[int]:
@@ -322,6 +331,7 @@ async def test_sparse_disk_of_16_tib(tmp_path: Path) -> None:
     with opened(path) as disk:
         assert disk.virtual_size == 16 << 40
         assert len(disk.extents) == 3
-        assert disk.extents.allocated == 3 << 16
+        # QEMU reserves whole clusters; how much of them is stored is the file system's affair.
+        assert 65536 + 4096 + 512 <= disk.extents.allocated <= 3 << 16
         assert await read(disk, (9 << 40) - 512, 67_000) == bytes(512) + b"\2" * 65536 + bytes(952)
         assert await read(disk, (16 << 40) - 1024, 1024) == bytes(512) + b"\3" * 512

@@ -19,7 +19,7 @@ offset that is not aligned or lies behind the end of the file. Several entries m
 what QEMU reads.
 
 Most tables are mostly empty or mostly contiguous, so both are crossed without a step of Python for each entry:
-zero entries by searching bytes, contiguous runs by comparing slices with the offsets they would have.
+zero entries by searching bytes, contiguous runs by comparing blocks with the offsets they would have.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ import re
 import struct
 import sys
 from array import array
-from operator import ne
 from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import InvalidImage, UnsupportedFeature
@@ -60,6 +59,10 @@ _COPIED_BYTE = 0x80
 
 _one_entry = struct.Struct(">Q")
 _two_entries = struct.Struct(">QQ")
+
+_BLOCK = 512
+_ONES = int.from_bytes(array("Q", [1] * _BLOCK).tobytes(), sys.byteorder)
+_RAMP = int.from_bytes(array("Q", range(_BLOCK)).tobytes(), sys.byteorder)
 
 _FIRST_WINDOW = 32
 _LAST_WINDOW = 8192
@@ -133,7 +136,7 @@ class L2Decoder:
         self.hosts = array("Q")
         self.kinds = array("B")
         self._header = header
-        self._file_size = file_size
+        self._file_size = min(file_size, OFFSET_MASK)  # no entry reaches further
         self._path = path
         self._max_runs = max_runs
 
@@ -159,6 +162,7 @@ class L2Decoder:
         last = size - 16
         add_start, add_length = self.starts.append, self.lengths.append
         add_host, add_kind = self.hosts.append, self.kinds.append
+        standard = ClusterKind.STANDARD
         position = _next_entry(tables, 0, size)
         while position < size:
             if 0 < position <= last:
@@ -169,7 +173,7 @@ class L2Decoder:
                     add_start(base + position * guest_bytes)
                     add_length(cluster_size)
                     add_host(host)
-                    add_kind(1)
+                    add_kind(standard)
                     position = _next_entry(tables, position + 16, size)
                     continue
             position = self._decode_stretch(tables, position, size, base)
@@ -177,33 +181,49 @@ class L2Decoder:
 
     def _decode_stretch(self, tables: bytearray, position: int, size: int, base: int) -> int:
         """Take the entries from ``position`` up to the first that is zero; returns where that is."""
-        cluster_size = self._header.cluster_size
-        file_size = self._file_size
-        unaligned = cluster_size - 1
         window = _FIRST_WINDOW
         while position < size:
             entries = array("Q", tables[position : min(position + window * 8, size)])
             if sys.byteorder == "little":
                 entries.byteswap()
-            index = 0
-            guest = base + position // 8 * cluster_size
-            while index < len(entries):
-                entry = entries[index]
-                if not entry:
-                    return position + index * 8
-                host = entry & ~COPIED_FLAG
-                if host & unaligned or not 0 < host < file_size:
-                    count = self._add_special(guest, entries, index)
-                else:
-                    count = _contiguous(entries, index, cluster_size)
-                    if host + (count - 1) * cluster_size >= file_size:
-                        count = -(-(file_size - host) // cluster_size)  # the next entry is out of bounds and is refused
-                    self._add(guest, count * cluster_size, host, ClusterKind.STANDARD)
-                index += count
-                guest += count * cluster_size
-            position += len(entries) * 8
+            taken = self._decode_entries(entries, base + position // 8 * self._header.cluster_size)
+            position += taken * 8
+            if taken < len(entries):
+                break
             window = min(window * 8, _LAST_WINDOW)
-        return size
+        return position
+
+    def _decode_entries(self, entries: array[int], guest: int) -> int:
+        """Take entries in native byte order, the first of which maps ``guest``, up to one that is zero."""
+        cluster_size, file_size = self._header.cluster_size, self._file_size
+        unaligned = cluster_size - 1
+        add_start, add_length = self.starts.append, self.lengths.append
+        add_host, add_kind = self.hosts.append, self.kinds.append
+        standard = ClusterKind.STANDARD
+        index, end = 0, len(entries)
+        behind = -1  # host offset that would continue the last run
+        while index < end and (entry := entries[index]):
+            host = entry & ~COPIED_FLAG
+            if host & unaligned or not 0 < host < file_size:
+                count = self._add_special(guest, entries, index)
+                behind = -1
+            elif 0 < index < end - 1 and entries[index + 1] != entry + cluster_size and host != behind:
+                # The case of a dense, fragmented disk, short: one cluster between others that lie elsewhere.
+                count = 1
+                add_start(guest)
+                add_length(cluster_size)
+                add_host(host)
+                add_kind(standard)
+                behind = host + cluster_size
+            else:
+                count = _contiguous(entries, index, cluster_size)
+                if host + (count - 1) * cluster_size >= file_size:
+                    count = -(-(file_size - host) // cluster_size)  # the next one is out of bounds and is refused
+                self._add(guest, count * cluster_size, host, ClusterKind.STANDARD)
+                behind = host + count * cluster_size
+            index += count
+            guest += count * cluster_size
+        return index
 
     def _decode_extended(self, tables: bytearray, size: int, base: int) -> None:
         cluster_size = self._header.cluster_size
@@ -318,20 +338,21 @@ def _next_entry(table: bytes | bytearray, position: int, size: int) -> int:
     return size
 
 
-def _contiguous(entries: array[int], index: int, stride: int) -> int:
-    """How many entries from ``index`` on grow by ``stride`` each, their flags equal."""
-    count, step = 1, 1
-    while index + count < len(entries):
-        following = entries[index + count : index + count + step]
-        value = entries[index] + count * stride
-        if following[0] != value:
-            return count
-        size = len(following)
-        expected = array("Q", range(value, value + size * stride, stride) if stride else [value]) * (
-            1 if stride else size
-        )
-        if following != expected:
-            return count + list(map(ne, following, expected)).index(True)
-        count += size
-        step *= 4
-    return count
+def _contiguous(entries: array[int], first: int, stride: int) -> int:
+    """How many entries from ``first`` on grow by ``stride`` each, their flags equal."""
+    value = entries[first]
+    index, end = first, len(entries)
+    while True:
+        index += 1
+        value += stride
+        # A block of entries as one integer of 64-bit digits: long runs are the rule in images that were copied whole.
+        while index % _BLOCK == 0 and index + _BLOCK <= end:
+            if (
+                int.from_bytes(entries[index : index + _BLOCK].tobytes(), sys.byteorder)
+                != value * _ONES + stride * _RAMP
+            ):
+                break
+            index += _BLOCK
+            value += stride * _BLOCK
+        if index == end or entries[index] != value:
+            return index - first
