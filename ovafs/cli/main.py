@@ -69,7 +69,8 @@ def cli() -> None:
 
     SOURCE is where the machines are: the directory of a pool.
 
-    Exit codes: 0 done, 1 an error (said on stderr), 2 wrong usage.
+    Exit codes: 0 done, 1 an error (said on stderr), 2 wrong usage, 3 a mount that could not be made; an export that
+    was interrupted by a signal exits with 128 and the signal's number.
     """
 
 

@@ -10,7 +10,8 @@
 | log= | file to log to; default: stderr with -f, else syslog, else mount.log in the cache directory |
 | debug | log every step |
 | nodev, nosuid, noexec, noatime, sync, dirsync | handed to the kernel |
-| defaults, rw, auto, noauto, user, nouser, users, nofail, _netdev, x-…, comment=… | of mount(8) and fstab; ignored |
+| defaults, rw, auto, noauto, nofail, user, nouser, users, owner, group | of mount(8) and fstab; ignored |
+| _netdev, async, relatime, strictatime, x-…, comment=… | of mount(8) and fstab; ignored |
 
 Anything else is refused by name: an option that is silently ignored is a trap.
 """
@@ -29,7 +30,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KERNEL_OPTIONS = frozenset({"nodev", "nosuid", "noexec", "noatime", "sync", "dirsync", "allow_other", "ro"})
-IGNORED = frozenset({"defaults", "rw", "auto", "noauto", "user", "nouser", "users", "nofail", "_netdev"})
+IGNORED = frozenset(
+    [
+        "defaults",
+        "rw",
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "group",
+        "nofail",
+        "_netdev",
+        "async",
+        "relatime",
+        "strictatime",
+    ]
+)
 
 
 class MountOptions(msgspec.Struct, frozen=True, kw_only=True):

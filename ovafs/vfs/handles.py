@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ovafs.errors import OvafsError, ReadFailed, StaleHandle, VolumeChanged
-from ovafs.vfs.tree import ANSWER_SECONDS
+from ovafs.storage.chain import ANSWER_SECONDS
 
 if TYPE_CHECKING:
     from ovafs.transfer.packager import OpenPackage, Packager

@@ -20,6 +20,7 @@ import trio
 from ovafs.errors import InvalidDefinition, MachineNotFound, OvafsError, ReadFailed, StaleHandle
 from ovafs.inventory.inventory import DamagedMachine
 from ovafs.model import Machine, MachineKind
+from ovafs.storage.chain import ANSWER_SECONDS
 from ovafs.vfs.names import file_names
 from ovafs.vfs.nodes import ROOT_INODE, Directory, MachineFile, entry_cookie, machine_inode
 
@@ -34,9 +35,6 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 FRESH_SECONDS = 1.0
-
-# A process that waits for the mount cannot be killed until it is answered: storage that hangs becomes an error.
-ANSWER_SECONDS = 60.0
 
 # The catalog is asked for changes this often at most, when a name is known already.
 CATALOG_FRESH_SECONDS = 0.2
@@ -98,25 +96,29 @@ class Tree:
         if name == b"..":
             return ROOT
         directory = DIRECTORIES.get(parent)
-        if directory is None:
-            raise MachineNotFound(f"inode {parent} is not a directory")
-        if directory.kind is None:
+        if directory is ROOT:
             for child in (VMS, TEMPLATES):
                 if child.name == name:
                     return child
-            raise _no_entry(directory, name)
-        entry = self._entries[directory.kind].get(name)
+        if directory is None or directory.kind is None:
+            raise MachineNotFound(f"no entry {name!r} in the directory with inode {parent}")
+        entry = await self._look_up_entry(directory.kind, name)
+        if entry is None or entry.node is None:
+            raise (entry and entry.error) or MachineNotFound(f"{directory.name.decode()}/: no entry {name!r}")
+        return entry.node
+
+    async def _look_up_entry(self, kind: MachineKind, name: bytes) -> Entry | None:
+        """The entry of a name, looked at just now."""
+        entry = self._entries[kind].get(name)
         if entry is None or trio.current_time() - self._revision_checked > CATALOG_FRESH_SECONDS:
             await self._refresh_catalog()
-            entry = self._entries[directory.kind].get(name)
+            entry = self._entries[kind].get(name)
         while entry is not None:
             await self._refresh_entries([entry])
-            looked_at, entry = entry, self._entries[directory.kind].get(name)
+            looked_at, entry = entry, self._entries[kind].get(name)
             if entry is looked_at:  # else the catalog changed meanwhile
                 break
-        if entry is None or entry.node is None:
-            raise (entry and entry.error) or _no_entry(directory, name)
-        return entry.node
+        return entry
 
     async def node(self, inode: int) -> Node:
         """The node of an inode number, also one from before a restart.
@@ -280,10 +282,6 @@ async def _answer(function: Callable[..., _T], *arguments: object) -> _T:
     with trio.move_on_after(ANSWER_SECONDS):
         return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
     raise _no_answer("the inventory")
-
-
-def _no_entry(directory: Directory, name: bytes) -> MachineNotFound:
-    return MachineNotFound(f"{directory.name.decode()}/: no entry {name!r}")
 
 
 def _no_answer(name: str) -> ReadFailed:

@@ -18,7 +18,7 @@ from tests.support.fakes import FakePackager, MemoryInventory, machine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import trio.testing
+    from trio.testing import MockClock
 
     from ovafs.model import Machine
     from ovafs.transfer.packager import Description, Packager
@@ -39,7 +39,7 @@ async def test_root_has_two_fixed_directories() -> None:
     tree = make_tree(MemoryInventory(), FakePackager())
     assert await tree.lookup(ROOT.inode, b"vms") is VMS
     assert await tree.lookup(ROOT.inode, b"templates") is TEMPLATES
-    with pytest.raises(MachineNotFound, match=r"no entry b'drop'"):
+    with pytest.raises(MachineNotFound, match="no entry b'drop'"):
         await tree.lookup(ROOT.inode, b"drop")
 
 
@@ -83,7 +83,7 @@ async def test_added_machine_is_seen_at_the_first_lookup() -> None:
     assert (await machine_file(tree, b"vm2.ova")).machine.name == "vm2"
 
 
-async def test_removed_machine_leaves_its_held_inode_alone(mock_clock: trio.testing.MockClock) -> None:
+async def test_removed_machine_leaves_its_held_inode_alone(mock_clock: MockClock) -> None:
     inventory = MemoryInventory([machine(1)])
     tree = make_tree(inventory, FakePackager())
     node = await machine_file(tree, b"vm1.ova")
@@ -97,7 +97,7 @@ async def test_removed_machine_leaves_its_held_inode_alone(mock_clock: trio.test
         await tree.node(node.inode)
 
 
-async def test_changed_volume_is_a_new_inode_under_the_old_name(mock_clock: trio.testing.MockClock) -> None:
+async def test_changed_volume_is_a_new_inode_under_the_old_name(mock_clock: MockClock) -> None:
     packager = FakePackager()
     tree = make_tree(MemoryInventory([machine(1)]), packager)
     old = await machine_file(tree, b"vm1.ova")
@@ -119,7 +119,7 @@ async def test_doubted_generation_is_looked_at_again_at_once() -> None:
     assert (await machine_file(tree, b"vm1.ova")).inode != old.inode
 
 
-async def test_generation_that_comes_back_has_its_old_inode(mock_clock: trio.testing.MockClock) -> None:
+async def test_generation_that_comes_back_has_its_old_inode(mock_clock: MockClock) -> None:
     packager = FakePackager()
     tree = make_tree(MemoryInventory([machine(1)]), packager)
     inodes = []
@@ -133,7 +133,7 @@ async def test_generation_that_comes_back_has_its_old_inode(mock_clock: trio.tes
 
 
 async def test_broken_machine_fails_alone_and_is_logged_once(
-    mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture, expect_log: Callable[[str], None]
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture, expect_log: Callable[[str], None]
 ) -> None:
     expect_log("vm2: /images/b.raw: no such file")
     packager = FakePackager()
@@ -198,7 +198,7 @@ async def test_machine_that_changes_while_it_is_described_is_looked_at_again() -
         trio.from_thread.run(tree.entries, VMS)  # another request, which sees the change
         return describe(subject)
 
-    packager.describe = change_meanwhile  # type: ignore[method-assign]
+    packager.describe = change_meanwhile  # type: ignore[assignment, method-assign]
     node = await machine_file(tree, b"vm1.ova")
     assert node.machine.modified == 1_800_000_000
     assert await tree.node_to_open(node.inode) is node
@@ -217,7 +217,7 @@ async def test_machine_that_goes_while_it_is_described_is_gone() -> None:
         trio.from_thread.run(tree.entries, VMS)
         return describe(subject)
 
-    packager.describe = remove_meanwhile  # type: ignore[method-assign]
+    packager.describe = remove_meanwhile  # type: ignore[assignment, method-assign]
     with pytest.raises(MachineNotFound):
         await tree.lookup(VMS.inode, b"vm1.ova")
 
@@ -233,7 +233,7 @@ async def test_replaced_generation_is_not_opened_again() -> None:
     assert await tree.node(old.inode) is old  # a handle may still hold it
 
 
-async def test_directory_has_a_new_time_when_its_names_change(mock_clock: trio.testing.MockClock) -> None:
+async def test_directory_has_a_new_time_when_its_names_change(mock_clock: MockClock) -> None:
     inventory = MemoryInventory([machine(1)])
     tree = make_tree(inventory, FakePackager())
     times = []
