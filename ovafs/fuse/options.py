@@ -31,22 +31,8 @@ if TYPE_CHECKING:
 
 KERNEL_OPTIONS = frozenset({"nodev", "nosuid", "noexec", "noatime", "sync", "dirsync", "allow_other", "ro"})
 IGNORED = frozenset(
-    [
-        "defaults",
-        "rw",
-        "auto",
-        "noauto",
-        "user",
-        "nouser",
-        "users",
-        "owner",
-        "group",
-        "nofail",
-        "_netdev",
-        "async",
-        "relatime",
-        "strictatime",
-    ]
+    {"defaults", "rw", "auto", "noauto", "nofail", "user", "nouser", "users", "owner", "group", "_netdev", "async"}
+    | {"relatime", "strictatime"}
 )
 
 

@@ -38,8 +38,8 @@ try:
         print(error)
     revision = pool.revision()
     for line in sys.stdin:
-        print(revision != pool.revision(), *[one.name for one in pool.machines()], flush=True)
-        revision = pool.revision()
+        before, revision = revision, pool.revision()  # before the answer, after which the test goes on
+        print(before != revision, *[one.name for one in pool.machines()], flush=True)
 except OvafsError as error:
     print(error)
 """
