@@ -31,11 +31,16 @@ def machine(name: str, image: Path, image_format: DiskFormat) -> Machine:
 
 
 def make_pool(path: Path, machines: Iterable[Machine]) -> Path:
-    """A pool with these machines, registered through the catalog; images are opened by the mount, never before."""
+    """A pool with these machines, registered through the catalog; ovafs opens their images when it is mounted.
+
+    Images that were made a moment ago are written to disk first: asking for the holes of a file does that otherwise,
+    in the middle of a measurement.
+    """
     create_pool(str(path))
     with contextlib.closing(Pool(str(path))) as pool:
         for one in machines:
             pool.add(one)
+    run("sync", "-f", path)
     return path
 
 

@@ -40,8 +40,8 @@ def read_blocks(path: str, block_size: int, blocks: Sequence[int], drop_every: i
     barrier.wait()
     try:
         for count, block in enumerate(blocks, 1):
-            if os.preadv(fd, [buffer], block * block_size) != block_size:
-                raise EOFError(f"{path}: short read of block {block}")
+            length = os.preadv(fd, [buffer], block * block_size)
+            assert length == block_size, f"{path}: block {block} has {length} bytes"
             if drop_every and count % drop_every == 0:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     except BaseException:
