@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ovafs.streams.extents import ExtentMap
 
 MAX_DEPTH = 200
-"""Files in a chain, as deep as QEMU's own tests go; each costs a descriptor while the disk is open."""
+"""Files in a chain; each costs a descriptor while the disk is open."""
 
 MAX_EXTENTS = 32 << 20
 """Extents in all files of a chain: 864 MiB of map. A disk of 2 TiB has as many clusters of 64 KiB."""

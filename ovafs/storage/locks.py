@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# <fcntl.h> on Linux, the same on every architecture; the fcntl module names them from Python 3.9 on only where the
-# C library did when it was built.
+# Linux's numbers; the fcntl module does not name them in every build of Python 3.11.
 _F_OFD_GETLK = 36
 _F_OFD_SETLK = 37
 _FLOCK = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid (must be 0)
