@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Linux's numbers; the fcntl module does not name them in every build of Python 3.11.
-_F_OFD_GETLK = 36
-_F_OFD_SETLK = 37
 _FLOCK = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid (must be 0)
 
 _OURS = (100, 201, 203)
@@ -50,7 +47,7 @@ def lock_for_reading(file: SourceFile) -> None:
     """
     try:
         for byte in _OURS:
-            fcntl.fcntl(file.fileno(), _F_OFD_SETLK, _lock_of(fcntl.F_RDLCK, byte))
+            fcntl.fcntl(file.fileno(), fcntl.F_OFD_SETLK, _lock_of(fcntl.F_RDLCK, byte))
         for byte, what in _CONTRADICTING:
             if _is_held(file.fileno(), byte):
                 raise VolumeBusy(file.path, f"another process {what}")
@@ -70,5 +67,5 @@ def _lock_of(kind: int, byte: int) -> bytes:
 
 def _is_held(descriptor: int, byte: int) -> bool:
     """Whether anybody else holds a lock, even a shared one, on ``byte``."""
-    answer = fcntl.fcntl(descriptor, _F_OFD_GETLK, _lock_of(fcntl.F_WRLCK, byte))
+    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _lock_of(fcntl.F_WRLCK, byte))
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
