@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 MAX_DEPTH = 200
 """Files in a chain; each costs a descriptor while the disk is open."""
 
-MAX_EXTENTS = 32 << 20
-"""Extents in all files of a chain: 864 MiB of map. A disk of 2 TiB has as many clusters of 64 KiB."""
+MAX_EXTENTS = 16 << 20
+"""Extents in all files of a chain: 432 MiB of map. A compressed disk of 1 TiB has as many clusters of 64 KiB."""
 
 ANSWER_SECONDS = 60.0
 """A process that waits for a mount cannot be killed until it is answered, so storage that hangs becomes an error."""
@@ -151,6 +151,11 @@ class Chain:
     def identities(self) -> tuple[tuple[str, FileIdentity], ...]:
         """Path and identity of each file, from the top."""
         return tuple((file.path, file.identity) for file in self.files)
+
+    @property
+    def formats(self) -> tuple[DiskFormat, ...]:
+        """The format that each file was opened as, from the top."""
+        return tuple(DiskFormat.QCOW2 if link.header else DiskFormat.RAW for link in self._links)
 
     @property
     def is_volatile(self) -> bool:
