@@ -40,12 +40,14 @@ _MAGICS = (
 )
 
 
+def matching_formats(head: bytes) -> tuple[str, ...]:
+    """Every format that the first bytes of a file announce: none, one, or several if somebody made it so."""
+    return tuple(dict.fromkeys(name for offset, magic, name in _MAGICS if head.startswith(magic, offset)))
+
+
 def detect_format(head: bytes) -> str:
     """The format that the first bytes of a file announce, or "raw" when they announce none.
 
     A guest writes what it likes into a raw disk, so an answer other than "raw" is a reason to ask, never a proof.
     """
-    for offset, magic, name in _MAGICS:
-        if head.startswith(magic, offset):
-            return name
-    return "raw"
+    return next(iter(matching_formats(head)), "raw")

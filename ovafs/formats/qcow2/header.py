@@ -11,8 +11,8 @@ r"""The qcow2 header, versions 2 and 3, and its extensions (QEMU docs/interop/qc
 | 32-35 | crypt_method | yes | 0 |
 | 36-39 | l1_size (entries) | yes | up to 32 MiB of table |
 | 40-47 | l1_table_offset | yes | aligned to a cluster, behind the header |
-| 48-55, 56-59 | refcount_table_offset, _clusters | yes | not read: refcounts do not decide what the guest sees |
-| 60-63, 64-71 | nb_snapshots, snapshots_offset | yes | not read: internal snapshots are not part of the disk |
+| 48-55, 56-59 | refcount_table_offset, _clusters | yes | any: refcounts do not decide what the guest sees |
+| 60-63, 64-71 | nb_snapshots, snapshots_offset | yes | any: internal snapshots are not part of the disk |
 | 72-79 | incompatible_features | | bits 3 (compression type) and 4 (extended L2) |
 | 80-87, 88-95 | compatible_, autoclear_features | | any, by their definition |
 | 96-99 | refcount_order | | up to 6 |
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MAGIC = b"QFI\xfb"
 V2_HEADER_SIZE = 72
 V3_HEADER_SIZE = 104
+MIN_HEAD = 24
+"""Bytes that :func:`header_area` needs."""
 
 MIN_CLUSTER_BITS = 9
 MAX_CLUSTER_BITS = 21
@@ -103,10 +105,25 @@ class Header(NamedTuple):
         return 1 << (self.cluster_bits * 2 - (4 if self.extended_l2 else 3))
 
 
+class References(NamedTuple):
+    """What a header names beside the disk itself, as stored: a reader needs none of it, an importer all."""
+
+    backing_file_offset: int
+    refcount_table_offset: int
+    refcount_table_clusters: int
+    snapshots: int
+
+
+def parse_references(data: bytes) -> References:
+    """The references of a header that :func:`parse_header` accepted."""
+    _, _, backing_offset, *_, refcount_offset, refcount_clusters, snapshots, _ = _V2.unpack_from(data)
+    return References(backing_offset, refcount_offset, refcount_clusters, snapshots)
+
+
 def header_area(head: bytes) -> int:
     """Bytes from the start of the file in which the header and all that belongs to it lie: the first cluster.
 
-    ``head`` holds at least 24 bytes of a qcow2 file. A senseless cluster size gives the smallest area; it is
+    ``head`` holds at least MIN_HEAD bytes of a qcow2 file. A senseless cluster size gives the smallest area; it is
     :func:`parse_header` that refuses it.
     """
     bits = int.from_bytes(head[20:24], "big")

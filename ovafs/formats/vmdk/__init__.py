@@ -1,0 +1,1 @@
+"""VMDK, VMware's disk image: the sparse extent (``KDMV``), its descriptor, tables and markers."""
