@@ -64,9 +64,8 @@ def _joined(ranges: Iterator[tuple[int, int]], size: int) -> Iterator[tuple[int,
     """Neighbours as one range, all of them cut at ``size``."""
     joined: list[tuple[int, int]] = []
     for start, end in ranges:
-        if joined and joined[-1][1] == start:
-            start = joined.pop()[0]
-        joined.append((start, end))
+        first = joined.pop()[0] if joined and joined[-1][1] == start else start
+        joined.append((first, end))
     return iter([(start, min(end, size)) for start, end in joined if start < size])
 
 

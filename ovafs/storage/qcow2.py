@@ -12,8 +12,8 @@ from ovafs.errors import InvalidImage
 from ovafs.formats.detect import HEAD_SIZE
 from ovafs.formats.qcow2.header import header_area, parse_header
 from ovafs.formats.qcow2.tables import L2Decoder, compressed_range, l2_table_runs
-from ovafs.storage.inflate import inflate_cluster
 from ovafs.storage.data_ranges import data_ranges
+from ovafs.storage.inflate import inflate_cluster
 from ovafs.streams.extents import ExtentMap, Kind
 
 if TYPE_CHECKING:

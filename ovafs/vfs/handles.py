@@ -114,12 +114,15 @@ class Handles:
         try:
             with trio.move_on_after(ANSWER_SECONDS):
                 return await trio.to_thread.run_sync(opening.run, abandon_on_cancel=True)
+            raise ReadFailed(node.machine.name, f"the storage did not answer within {ANSWER_SECONDS:.0f} s")
         except StaleHandle:
             self._tree.doubt(node)
             raise
+        except OvafsError as error:
+            self._tree.failed(node, error)
+            raise
         finally:
             opening.give_up_unless_done()
-        raise ReadFailed(node.machine.name, f"the storage did not answer within {ANSWER_SECONDS:.0f} s")
 
 
 class _Opening:

@@ -177,6 +177,12 @@ class Tree:
             if entry.node is node:
                 entry.checked = float("-inf")
 
+    def failed(self, node: MachineFile, error: OvafsError) -> None:
+        """The machine could not be opened: its name says so until its storage is looked at again."""
+        for entry in self._entries[node.machine.kind].values():
+            if entry.node is node:
+                self._settle(entry, error)
+
     async def _refresh_catalog(self) -> None:
         """Take over what changed in the inventory; machines that did not change keep their entries."""
         async with self._refreshing:

@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -17,6 +16,7 @@ from tests.support.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.support.mount import Mount
     from tests.support.pools import PoolBuilder

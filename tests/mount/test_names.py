@@ -96,12 +96,9 @@ def test_ten_thousand_names_are_listed_once_each(pool: PoolBuilder, tmp_path: Pa
     pool.add("model")
     with sqlite3.connect(pool.path / "catalog.sqlite") as catalog:
         columns = "kind, description, memory, sockets, cores, threads, firmware, os, created, modified"
-        catalog.execute(
-            f"WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 9999)"
-            f" INSERT INTO machines (uuid, name, {columns})"
-            f" SELECT printf('00000000-0000-4000-8000-%012d', n), printf('vm %05d', n), {columns}"
-            " FROM machines, number"
-        )
+        number = "WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 9999)"
+        values = f"SELECT printf('00000000-0000-4000-8000-%012d', n), printf('vm %05d', n), {columns}"
+        catalog.execute(f"{number} INSERT INTO machines (uuid, name, {columns}) {values} FROM machines, number")
     catalog.close()
     with mounted(pool.path, tmp_path) as mount:
         listed = os.listdir(mount.path / "vms")

@@ -83,9 +83,9 @@ def test_every_change_is_refused(mount_path: Path, attempt: str, folder: str) ->
 
 
 def test_the_root_is_read_only_too(mount_path: Path) -> None:
-    for attempt in (lambda: os.mkdir(mount_path / "new"), lambda: os.rmdir(mount_path / "vms")):
+    for attempt, name in ((os.mkdir, "new"), (os.rmdir, "vms")):
         with pytest.raises(OSError) as caught:
-            attempt()
+            attempt(mount_path / name)
         assert caught.value.errno == errno.EROFS
 
 

@@ -227,8 +227,9 @@ def test_after_a_crash_the_mount_point_is_dead_until_it_is_unmounted(pool: PoolB
         (tmp_path / "copy.ova").write_bytes((mount.path / "vms" / "disk.ova").read_bytes())
         mount.kill()
         result = ovafs("mount", pool.path, mount.path, status=MOUNT_FAILED)
-        assert f"an earlier mount died here and still covers the directory; take it away with 'ovafs umount {mount.path}'" in (
-            result.stderr
+        assert (
+            f"an earlier mount died here and still covers the directory; take it away with 'ovafs umount {mount.path}'"
+            in (result.stderr)
         )
         assert_dead(mount.path)
         ovafs("umount", mount.path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import trio
 
-from ovafs.errors import StaleHandle, VolumeChanged
+from ovafs.errors import StaleHandle, VolumeBusy, VolumeChanged
 from ovafs.vfs.handles import Handles
 from ovafs.vfs.nodes import MachineFile
 from ovafs.vfs.tree import VMS, Tree
@@ -81,6 +81,20 @@ async def test_an_open_handle_keeps_its_generation() -> None:
     handle = await handles.open(node)
     packager.salt["vm1"] = 7
     assert await read(handles, handle, 0, 10) == packager.opened[0].content[:10]
+
+
+async def test_a_machine_that_cannot_be_opened_is_logged_and_shows_it(
+    caplog: pytest.LogCaptureFixture, expect_log: Callable[[str], None]
+) -> None:
+    expect_log("WARNING ovafs.vfs.tree: vm1: /images/a.raw: another process writes to it; shut the machine down")
+    tree, handles, packager, node = await start()
+    packager.failures["vm1"] = VolumeBusy("/images/a.raw", "another process writes to it")
+    for _ in range(2):
+        with pytest.raises(VolumeBusy):
+            await handles.open(node)
+        with pytest.raises(VolumeBusy):
+            await tree.lookup(VMS.inode, b"vm1.ova")
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
 
 async def test_a_held_generation_whose_images_changed_is_no_use_to_a_new_handle() -> None:
