@@ -16,15 +16,28 @@ Tables are computed for the range that is asked for; memory grows with the runs 
 from __future__ import annotations
 
 import struct
-import sys
-from array import array
 from bisect import bisect_right
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ovafs.formats.qcow2.encode import (
+    CLUSTER,
+    CLUSTER_BITS,
+    ENTRY,
+    L2_BITS,
+    MAX_VIRTUAL_SIZE,
+    REFCOUNT,
+    ceil_shift,
+    check_virtual_size,
+    encode_entries,
+    encode_header,
+    encode_refcounts,
+    l1_entries,
+    solve_refcounts,
+)
+from ovafs.formats.qcow2.tables import COPIED_FLAG
 from ovafs.streams.composite import Composite
 from ovafs.streams.segment import Literal, SourceRange, Zero
-from ovafs.units import SECTOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,23 +45,9 @@ if TYPE_CHECKING:
     from ovafs.streams.clusters import ClusterRuns
     from ovafs.streams.segment import Segment
 
-CLUSTER_BITS = 16
-CLUSTER = 1 << CLUSTER_BITS
+__all__ = ["CLUSTER", "CLUSTER_BITS", "MAX_VIRTUAL_SIZE", "PlannedQcow2", "l2_tables"]
 
-_HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")  # 104 bytes, the least that version 3 allows
-_ENTRY = 8
 _ONE_ENTRY = struct.Struct(">Q")
-_L2_BITS = CLUSTER_BITS - 3  # an L2 table is one cluster of 8-byte entries
-_L1_BITS = CLUSTER_BITS + _L2_BITS  # guest bytes below one L1 entry: 512 MiB
-_REFCOUNT_ORDER = 4
-_REFCOUNT = 2
-_REFCOUNTS = CLUSTER // _REFCOUNT  # in one refcount block
-_COPIED = 1 << 63  # in an entry: its cluster has refcount 1
-_MAX_L1_TABLE = 32 << 20  # bytes; qemu's QCOW_MAX_L1_SIZE
-_MAX_REFCOUNT_TABLE = 8 << 20  # bytes; qemu's QCOW_MAX_REFTABLE_SIZE
-
-MAX_VIRTUAL_SIZE = _MAX_L1_TABLE // _ENTRY << _L1_BITS
-"""Guest bytes (2 PiB) below the largest L1 table that qemu opens."""
 
 
 class PlannedQcow2:
@@ -88,26 +87,22 @@ class PlannedQcow2:
 
 def l2_tables(runs: ClusterRuns) -> ClusterRuns:
     """The L2 tables that map ``runs``, as runs of L1 entries; half of the time that planning an image takes."""
-    return runs.coarsened(_L2_BITS)
+    return runs.coarsened(L2_BITS)
 
 
 def _check_input(virtual_size: int, runs: ClusterRuns) -> None:
-    if not 0 <= virtual_size <= MAX_VIRTUAL_SIZE:
-        raise ValueError(f"a virtual size of {virtual_size} bytes is more than qcow2 holds ({MAX_VIRTUAL_SIZE})")
-    if virtual_size % SECTOR:
-        raise ValueError(f"a virtual size of {virtual_size} bytes is no multiple of {SECTOR}")
+    check_virtual_size(virtual_size)
     if runs.cluster_bits != CLUSTER_BITS:
         raise ValueError(f"runs of {1 << runs.cluster_bits}-byte clusters do not fit clusters of {CLUSTER}")
-    if runs.end > _ceil_shift(virtual_size, CLUSTER_BITS):
+    if runs.end > ceil_shift(virtual_size, CLUSTER_BITS):
         raise ValueError(f"cluster {runs.end - 1} lies behind the virtual size of {virtual_size} bytes")
 
 
 def _lay_out(disk: int, virtual_size: int, runs: ClusterRuns, tables: ClusterRuns) -> Composite:
     """Measure every region first, because the refcounts count them all; then compute offsets; then append."""
-    l1_size = _ceil_shift(virtual_size, _L1_BITS)
-    l1_clusters = _ceil_shift(l1_size * _ENTRY, CLUSTER_BITS)
+    l1_clusters = ceil_shift(l1_entries(virtual_size) * ENTRY, CLUSTER_BITS)
     counted = 1 + l1_clusters + tables.total + runs.total
-    table_clusters, blocks = _solve_refcounts(counted)
+    table_clusters, blocks = solve_refcounts(counted)
 
     blocks_offset = 1 + table_clusters << CLUSTER_BITS
     l1_offset = blocks_offset + (blocks << CLUSTER_BITS)
@@ -116,12 +111,12 @@ def _lay_out(disk: int, virtual_size: int, runs: ClusterRuns, tables: ClusterRun
     end = counted + table_clusters + blocks << CLUSTER_BITS
 
     layout = Composite()
-    layout.append(_header(virtual_size, l1_size, l1_offset, table_clusters), "header")
-    refcount_table = _Table(table_clusters, _ENTRY, partial(_block_offsets, blocks_offset, blocks))
+    layout.append(encode_header(virtual_size, l1_offset, table_clusters), "header")
+    refcount_table = _Table(table_clusters, ENTRY, partial(_block_offsets, blocks_offset, blocks))
     layout.append(refcount_table, "refcount table", alignment=CLUSTER)
-    refcounts = _Table(blocks, _REFCOUNT, partial(_refcounts, end >> CLUSTER_BITS))
-    l1_table = _Table(l1_clusters, _ENTRY, partial(_entries, tables, l2_offset))
-    l2_tables = _Table(tables.total, _ENTRY, partial(_l2_entries, tables, runs, data_offset))
+    refcounts = _Table(blocks, REFCOUNT, partial(_refcounts, end >> CLUSTER_BITS))
+    l1_table = _Table(l1_clusters, ENTRY, partial(_entries, tables, l2_offset))
+    l2_tables = _Table(tables.total, ENTRY, partial(_l2_entries, tables, runs, data_offset))
     starts = (
         layout.append(refcounts, "refcount blocks"),
         layout.append(l1_table, "L1 table"),
@@ -132,46 +127,6 @@ def _lay_out(disk: int, virtual_size: int, runs: ClusterRuns, tables: ClusterRun
     if starts != (blocks_offset, l1_offset, l2_offset, data_offset, end):
         raise AssertionError(f"qcow2 of {virtual_size} bytes: regions lie at {starts}, not where the tables point")
     return layout
-
-
-def _solve_refcounts(counted: int) -> tuple[int, int]:
-    """Clusters of refcount table and refcount blocks that count ``counted`` clusters and themselves.
-
-    The smallest solution: both numbers only grow from zero, and one more cluster seldom needs another.
-    """
-    table = blocks = 0
-    while True:
-        need_blocks = -(-(counted + table + blocks) // _REFCOUNTS)
-        need_table = _ceil_shift(need_blocks * _ENTRY, CLUSTER_BITS)
-        if (need_table, need_blocks) == (table, blocks):
-            break
-        table, blocks = need_table, need_blocks
-    if table << CLUSTER_BITS > _MAX_REFCOUNT_TABLE:
-        raise ValueError(f"a qcow2 image of {counted + table + blocks} clusters is longer than qemu opens")
-    return table, blocks
-
-
-def _header(virtual_size: int, l1_size: int, l1_offset: int, refcount_table_clusters: int) -> bytes:
-    return _HEADER.pack(
-        b"QFI\xfb",
-        3,  # version
-        0,  # backing_file_offset
-        0,  # backing_file_size
-        CLUSTER_BITS,
-        virtual_size,
-        0,  # crypt_method
-        l1_size,
-        l1_offset if l1_size else 0,  # as qemu-img create writes it for a disk of 0 bytes
-        CLUSTER,  # refcount_table_offset
-        refcount_table_clusters,
-        0,  # nb_snapshots
-        0,  # snapshots_offset
-        0,  # incompatible_features
-        0,  # compatible_features
-        0,  # autoclear_features
-        _REFCOUNT_ORDER,
-        _HEADER.size,  # header_length
-    )
 
 
 class _Table:
@@ -200,20 +155,20 @@ class _Table:
 def _block_offsets(blocks_offset: int, blocks: int, first: int, stop: int) -> bytes:
     """Entries ``[first, stop)`` of the refcount table: offsets of the blocks, then zeros."""
     used = min(stop, blocks)
-    offsets = _big_endian(
+    offsets = encode_entries(
         range(blocks_offset + (first << CLUSTER_BITS), blocks_offset + (used << CLUSTER_BITS), CLUSTER)
     )
-    return offsets.ljust((stop - first) * _ENTRY, b"\0")
+    return offsets.ljust((stop - first) * ENTRY, b"\0")
 
 
 def _refcounts(clusters: int, first: int, stop: int) -> bytes:
     """Refcounts of the host clusters ``[first, stop)``: 1 up to the end of the file, 0 behind it."""
-    return (b"\0\1" * (min(stop, clusters) - first)).ljust((stop - first) * _REFCOUNT, b"\0")
+    return encode_refcounts(min(stop, clusters) - first, stop - first)
 
 
 def _entries(runs: ClusterRuns, base: int, first: int, stop: int) -> bytes:
     """L1 or L2 entries of the clusters ``[first, stop)``; the cluster of rank 0 lies at host offset ``base``."""
-    entries = bytearray((stop - first) * _ENTRY)
+    entries = bytearray((stop - first) * ENTRY)
     firsts, ranks = runs.firsts, runs.ranks
     for index in range(runs.first_run_after(first), len(firsts)):
         start = firsts[index]
@@ -224,13 +179,13 @@ def _entries(runs: ClusterRuns, base: int, first: int, stop: int) -> bytes:
         if start < first:
             host += first - start << CLUSTER_BITS
             start = first
-        begin = (start - first) * _ENTRY
+        begin = (start - first) * ENTRY
         if end - start == 1:  # what a fragmented disk is made of
-            _ONE_ENTRY.pack_into(entries, begin, _COPIED | host)
+            _ONE_ENTRY.pack_into(entries, begin, COPIED_FLAG | host)
             continue
-        behind = (end - first) * _ENTRY
-        entries[begin:behind] = _big_endian(range(host, host + (end - start << CLUSTER_BITS), CLUSTER))
-        entries[begin:behind:_ENTRY] = bytes((_COPIED >> 56,)) * (end - start)
+        behind = (end - first) * ENTRY
+        entries[begin:behind] = encode_entries(range(host, host + (end - start << CLUSTER_BITS), CLUSTER))
+        entries[begin:behind:ENTRY] = bytes((COPIED_FLAG >> 56,)) * (end - start)
     return bytes(entries)
 
 
@@ -238,9 +193,9 @@ def _l2_entries(tables: ClusterRuns, runs: ClusterRuns, data_offset: int, first:
     """Entries ``[first, stop)`` of all L2 tables, which lie side by side without those that would be empty."""
     parts = []
     while first < stop:
-        index = tables.run_at_rank(first >> _L2_BITS)
-        end = min(stop, tables.ranks[index + 1] << _L2_BITS)
-        gap = tables.firsts[index] - tables.ranks[index] << _L2_BITS
+        index = tables.run_at_rank(first >> L2_BITS)
+        end = min(stop, tables.ranks[index + 1] << L2_BITS)
+        gap = tables.firsts[index] - tables.ranks[index] << L2_BITS
         parts.append(_entries(runs, data_offset, first + gap, end + gap))
         first = end
     return b"".join(parts)
@@ -281,15 +236,3 @@ class _DataClusters:
     def label(self, offset: int) -> str:
         index = bisect_right(self._ranks, offset >> CLUSTER_BITS) - 1
         return f"guest offset {(self._firsts[index] - self._ranks[index] << CLUSTER_BITS) + offset}"
-
-
-def _big_endian(values: range) -> bytes:
-    numbers = array("Q", values)
-    if sys.byteorder == "little":
-        numbers.byteswap()
-    return numbers.tobytes()
-
-
-def _ceil_shift(value: int, bits: int) -> int:
-    """``value`` divided by ``1 << bits``, rounded up."""
-    return -(-value >> bits)

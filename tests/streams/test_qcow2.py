@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ovafs.formats.qcow2.encode import solve_refcounts
 from ovafs.streams.clusters import ClusterRuns
 from ovafs.streams.extents import ExtentMap, Kind
-from ovafs.streams.qcow2 import CLUSTER, MAX_VIRTUAL_SIZE, PlannedQcow2, _solve_refcounts
+from ovafs.streams.qcow2 import CLUSTER, MAX_VIRTUAL_SIZE, PlannedQcow2
 from ovafs.streams.segment import Literal, SourceRange, Zero
 from tests.support.oracles import assert_same_disk, check_qcow2, image_info, image_map
 from tests.support.plan_contract import check_cuts, check_plan_contract, guest_bytes, planned_bytes
@@ -186,7 +187,7 @@ def test_the_longest_image_that_can_be_counted() -> None:
 def test_refcounts_cover_everything_with_nothing_to_spare(edge: int) -> None:
     """Around every place where one more cluster needs one more block, or one more cluster of table."""
     for counted in range(edge - edge // 32768 - 8, edge - edge // 32768 + 8):
-        table, blocks = _solve_refcounts(counted)
+        table, blocks = solve_refcounts(counted)
         assert blocks * 32768 >= counted + table + blocks
         assert table * 8192 >= blocks
         fewer = [(table, blocks - 1), (table - 1, blocks)]
