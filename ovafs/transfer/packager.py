@@ -14,28 +14,28 @@ import contextlib
 import hashlib
 import logging
 import os
-import threading
 import time
-from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import count
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from ovafs.errors import StaleHandle, UnsupportedFeature
+from ovafs import __version__
+from ovafs.errors import StaleHandle, UnsupportedFeature, VolumeChanged
 from ovafs.formats.ovf.ovirt import DiskFile, descriptor_name, write_ovf
 from ovafs.model import Machine, definition_digest
 from ovafs.storage.chain import Chain, open_chain
 from ovafs.storage.volume import FileIdentity
-from ovafs.streams.clusters import ClusterRuns
-from ovafs.streams.extents import ExtentMap
 from ovafs.streams.ova import Package, member_sizes
-from ovafs.streams.qcow2 import CLUSTER_BITS, PlannedQcow2, l2_tables
+from ovafs.streams.qcow2 import PlannedQcow2
+from ovafs.transfer.disk_plans import DiskPlans
 from ovafs.transfer.execute import execute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ovafs.storage.map_cache import MapCache
+    from ovafs.transfer.disk_plans import DiskPlan
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,9 @@ LAYOUT_VERSION = 1
 # (up to 10 ms with HZ=100 before kernel 6.13). Identities younger than this are not believed yet.
 TIMESTAMP_GRANULARITY_NS = 20_000_000
 
-# Extents of disks kept in memory between two opens: about 4 MB for a disk with 100,000 extents.
-DISK_PLANS_BYTES = 32 << 20
+# File systems that keep whole seconds (ext4 with inodes of 128 bytes) or every second one (FAT), told by a time
+# without a fraction, which elsewhere is one time in a hundred million.
+COARSE_GRANULARITY_NS = 2_000_000_000
 
 Files = tuple[tuple[str, FileIdentity], ...]
 
@@ -68,19 +69,6 @@ class Description(msgspec.Struct, frozen=True):
     mtime_ns: int
     files: Files
     volatile: bool = False
-
-
-class _DiskPlan(NamedTuple):
-    """What is derived from one chain, and worth caching: its extents, its clusters and their L2 tables."""
-
-    extents: ExtentMap
-    runs: ClusterRuns
-    tables: ClusterRuns
-
-    @property
-    def cost(self) -> int:
-        """Bytes of memory, about."""
-        return 27 * len(self.extents) + 16 * (len(self.runs) + len(self.tables)) + 1000
 
 
 class OpenPackage:
@@ -124,14 +112,15 @@ class Packager:
     def __init__(self, cache: MapCache) -> None:
         self._cache = cache
         self._descriptions: dict[bytes, Description] = {}
-        self._plans: OrderedDict[bytes, _DiskPlan] = OrderedDict()
-        self._plans_cost = 0
-        self._lock = threading.Lock()
+        self._disk_plans = DiskPlans(cache)
 
     def preload(self, machines: Iterable[Machine]) -> None:
-        """Fetch the stored descriptions of many machines at once."""
-        keys = [key for machine in machines if (key := _description_key(machine)) not in self._descriptions]
-        for key, blob in self._cache.get_many(keys).items():
+        """Fetch the stored descriptions of all present machines at once, and forget those of all others."""
+        wanted = {_description_key(machine) for machine in machines}
+        for key in list(self._descriptions):
+            if key not in wanted:
+                self._descriptions.pop(key, None)
+        for key, blob in self._cache.get_many(wanted - self._descriptions.keys()).items():
             self._descriptions[key] = _DECODER.decode(blob)
 
     def describe(self, machine: Machine) -> Description:
@@ -150,9 +139,7 @@ class Packager:
             for chain in chains:
                 chain.check_unchanged()
         log.debug("planned %s: %d bytes, generation %s", machine.name, package.size, description.generation)
-        if not description.volatile:
-            self._descriptions[key] = description
-            self._cache.put(key, msgspec.msgpack.encode(description))
+        self._keep(key, description)
         return description
 
     def open(self, machine: Machine, generation: str) -> OpenPackage:
@@ -164,9 +151,15 @@ class Packager:
             chains = _open_chains(machine, undo)
             package, description = self._plan(machine, chains)
             if description.generation != generation:
+                self._keep(_description_key(machine), description)
                 raise StaleHandle(f"{machine.name}: its definition or an image changed since it was looked up")
             undo.pop_all()
         return OpenPackage(package, chains, description)
+
+    def _keep(self, key: bytes, description: Description) -> None:
+        if not description.volatile:
+            self._descriptions[key] = description
+            self._cache.put(key, msgspec.msgpack.encode(description))
 
     def _known(self, key: bytes) -> Description | None:
         known = self._descriptions.get(key)
@@ -175,7 +168,8 @@ class Packager:
         return known
 
     def _plan(self, machine: Machine, chains: Sequence[Chain]) -> tuple[Package, Description]:
-        disks = [self._plan_disk(number, chain) for number, chain in enumerate(chains)]
+        plans = [self._disk_plans.plan(chain) for chain in chains]
+        disks = [_plan_disk(number, chain, plan) for number, chain, plan in zip(count(), chains, plans, strict=False)]
         sizes = member_sizes([disk.size for disk in disks])
         ovf = write_ovf(
             machine,
@@ -185,7 +179,7 @@ class Packager:
         package = Package(descriptor_name(machine), ovf, list(zip(names, disks, strict=True)), machine.modified)
         files = tuple(stamp for chain in chains for stamp in chain.identities())
         description = Description(
-            generation=_generation(machine, files),
+            generation=_generation(machine, files, [ovf, *(plan.layout for plan in plans)]),
             size=package.size,
             stored=package.stored,
             mtime_ns=_newest(machine, files),
@@ -194,84 +188,56 @@ class Packager:
         )
         return package, description
 
-    def _plan_disk(self, number: int, chain: Chain) -> PlannedQcow2:
-        plan = self._disk_plan(chain)
-        chain.use_extents(plan.extents)
-        try:
-            return PlannedQcow2(number, chain.virtual_size, plan.runs, plan.tables)
-        except ValueError as error:  # more than qcow2 can hold
-            raise UnsupportedFeature(chain.files[0].path, str(error)) from None
-
-    def _disk_plan(self, chain: Chain) -> _DiskPlan:
-        """The chain's extents and clusters: from memory, from the cache, or by reading its tables."""
-        key = b"disk:" + _digest([LAYOUT_VERSION, CLUSTER_BITS, chain.virtual_size, chain.identities()])
-        if chain.is_volatile:
-            plan = _read_disk_plan(chain)
-        elif (remembered := self._remembered(key)) is not None:
-            plan = remembered
-        else:
-            blob = self._cache.get(key)
-            if blob is None:
-                plan = _read_disk_plan(chain)
-                self._cache.put(key, _pack(plan))
-            else:
-                plan = _unpack(blob)
-            self._remember(key, plan)
-        return plan
-
-    def _remembered(self, key: bytes) -> _DiskPlan | None:
-        with self._lock:
-            plan = self._plans.get(key)
-            if plan is not None:
-                self._plans.move_to_end(key)
-            return plan
-
-    def _remember(self, key: bytes, plan: _DiskPlan) -> None:
-        with self._lock:
-            if key in self._plans:
-                return
-            self._plans[key] = plan
-            self._plans_cost += plan.cost
-            while self._plans_cost > DISK_PLANS_BYTES and len(self._plans) > 1:
-                _, oldest = self._plans.popitem(last=False)
-                self._plans_cost -= oldest.cost
-
 
 _DECODER = msgspec.msgpack.Decoder(Description)
 
 
 def _open_chains(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
-    """Open the chains of all disks, with timestamps that can be believed; ``stack`` closes them."""
+    """Open the chains of all disks, with timestamps that can be believed; ``stack``, given empty, closes them."""
+    chains = _open_once(machine, stack)
+    if wait := _too_young(chains):
+        time.sleep(wait / 1e9)
+        for chain in chains:
+            chain.check_unchanged()
+        # Opened again, because the headers were read while the files could still change unnoticed.
+        stack.close()
+        chains = _open_once(machine, stack)
+        if _too_young(chains):
+            raise VolumeChanged(chains[0].files[0].path, "a file of the machine changes at this moment")
+    return chains
+
+
+def _open_once(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
     chains = []
     for disk in machine.disks:
         chain = open_chain(disk.volume.path, disk.volume.format)
         stack.callback(chain.close)
         chains.append(chain)
-    newest = max((identity.ctime_ns for chain in chains for _, identity in chain.identities()), default=0)
-    if 0 <= time.time_ns() - newest < TIMESTAMP_GRANULARITY_NS:
-        time.sleep(TIMESTAMP_GRANULARITY_NS / 1e9)
-        for chain in chains:
-            chain.check_unchanged()
     return chains
 
 
-def _read_disk_plan(chain: Chain) -> _DiskPlan:
-    extents = chain.read_extents()
-    runs = ClusterRuns.from_extents(extents, CLUSTER_BITS)
-    return _DiskPlan(extents, runs, l2_tables(runs))
+def _too_young(chains: Iterable[Chain]) -> int:
+    """Nanoseconds after which a further change of any file shows in its timestamps; 0: it would show now."""
+    now = time.time_ns()
+    wait = 0
+    for _, identity in (stamp for chain in chains for stamp in chain.identities()):
+        granularity = TIMESTAMP_GRANULARITY_NS if identity.ctime_ns % 1_000_000_000 else COARSE_GRANULARITY_NS
+        if 0 <= now - identity.ctime_ns < granularity:
+            wait = max(wait, granularity)
+    return wait
 
 
-def _pack(plan: _DiskPlan) -> bytes:
-    return msgspec.msgpack.encode([part.to_bytes() for part in plan])
-
-
-def _unpack(blob: bytes) -> _DiskPlan:
-    extents, runs, tables = msgspec.msgpack.decode(blob, type=tuple[memoryview, memoryview, memoryview])
-    return _DiskPlan(ExtentMap.from_bytes(extents), ClusterRuns.from_bytes(runs), ClusterRuns.from_bytes(tables))
+def _plan_disk(number: int, chain: Chain, plan: DiskPlan) -> PlannedQcow2:
+    chain.use_extents(plan.extents)
+    try:
+        return PlannedQcow2(number, chain.virtual_size, plan.runs, plan.tables)
+    except ValueError as error:  # more than qcow2 can hold
+        raise UnsupportedFeature(chain.files[0].path, str(error)) from None
 
 
 def _description_key(machine: Machine) -> bytes:
-    return b"ova:%d:" % LAYOUT_VERSION + definition_digest(machine)
+    """For this version of ovafs only: another one may read the images in another way."""
+    return b"ova:" + _digest([__version__, LAYOUT_VERSION, definition_digest(machine)])
 
 
 def _still_holds(files: Files) -> bool:
@@ -286,20 +252,26 @@ def _still_holds(files: Files) -> bool:
     return True
 
 
-def _generation(machine: Machine, files: Files) -> str:
-    """Paths are not part of it beyond what the definition names: a moved mount point changes no byte."""
+def _generation(machine: Machine, files: Files, contents: Sequence[bytes]) -> str:
+    """What the package's bytes are a function of; ``contents`` are its descriptor and the layouts of its disks.
+
+    The layouts follow from the files, but not from their identities alone: what a file system reports as a hole can
+    change while the file does not (tmpfs, once somebody maps the file and reads it), and a block device has no
+    identity that is worth much. Another layout is another generation then, never other bytes of the same.
+
+    Paths are not part of it beyond what the definition names: a moved mount point changes no byte.
+    """
     identities = [identity for _, identity in files]
-    return _digest([LAYOUT_VERSION, DIALECT, definition_digest(machine), identities]).hex()
+    return _digest([LAYOUT_VERSION, DIALECT, definition_digest(machine), identities, contents]).hex()
 
 
 def _newest(machine: Machine, files: Files) -> int:
     """The time of the last change of anything in the package, in nanoseconds.
 
-    ``ctime`` counts because a tool that compares only size and mtime (rsync) must see every new generation, also
-    one whose images got an old ``mtime`` back.
+    ``ctime`` counts, not ``mtime``: a tool that compares only size and time (rsync) must see every new generation,
+    also one whose images got an old ``mtime`` back, and ``mtime`` can be set to the future.
     """
-    changes = [max(identity.mtime_ns, identity.ctime_ns) for _, identity in files]
-    return max([machine.modified * 1_000_000_000, *changes])
+    return max([machine.modified * 1_000_000_000, *(identity.ctime_ns for _, identity in files)])
 
 
 def _digest(value: object) -> bytes:

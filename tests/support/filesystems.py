@@ -29,8 +29,8 @@ def in_memory(folder: Path, kind: str, options: str = "rw") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def on_loop(folder: Path, kind: str) -> Iterator[Path]:
-    """A new file system of 320 MiB in a file, mounted in ``folder``."""
+def on_loop(folder: Path, kind: str, *options: str) -> Iterator[Path]:
+    """A new file system of 320 MiB in a file, made with more ``options``, mounted in ``folder``."""
     _need_root()
     command = _MAKE[kind]
     if shutil.which(command[0]) is None:
@@ -39,7 +39,7 @@ def on_loop(folder: Path, kind: str) -> Iterator[Path]:
     image = folder / f"{kind}.img"
     with image.open("wb") as file:
         file.truncate(_SIZE)
-    run(*command, image)
+    run(*command, *options, image)
     with _mounted(folder / kind, "-o", "loop", image) as path:
         yield path
 

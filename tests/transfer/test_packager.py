@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import subprocess
 import time
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 
 from ovafs.errors import ImageUnavailable, StaleHandle, VolumeBusy, VolumeChanged
+from ovafs.formats.ovf.ovirt import write_ovf
+from ovafs.storage.chain import open_chain
 from ovafs.storage.map_cache import MapCache
+from ovafs.streams.qcow2 import l2_tables
+from ovafs.transfer import disk_plans
 from ovafs.transfer import packager as packager_module
 from ovafs.transfer.packager import OpenPackage, Packager
-from tests.support.pools import PoolBuilder, chain_image, judge_ova, pool_builder, raw_image
+from tests.support.filesystems import in_memory, on_loop
+from tests.support.pools import Image, PoolBuilder, chain_image, judge_ova, pool_builder, raw_image
+from tests.support.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,3 +206,121 @@ def test_an_identity_within_one_tick_of_the_clock_is_not_believed(builder: PoolB
     written = time.monotonic()
     packager.describe(machine)
     assert time.monotonic() - written >= packager_module.TIMESTAMP_GRANULARITY_NS / 1e9
+
+
+async def test_one_file_as_a_raw_disk_and_as_a_qcow2_image(
+    builder: PoolBuilder, packager: Packager, tmp_path: Path
+) -> None:
+    """Equal in path, identity and virtual size, and yet two disks: what is kept of one must not serve the other."""
+    path = builder.images / "a.img"
+    run("qemu-img", "create", "-q", "-f", "qcow2", path, "16M")
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 1M", path)
+    os.truncate(path, 16 << 20)
+    images = [Image(path, "raw"), Image(path, "qcow2")]
+    for image in (*images, *images):
+        name = f"{image.format}-{len(builder.disks)}"
+        machine = builder.add(name, image)
+        await write_ova(packager, machine, tmp_path / f"{name}.ova")
+        judge_ova(tmp_path / f"{name}.ova", machine, [image])
+
+
+def fill_holes_by_mapping(path: Path) -> None:
+    """On tmpfs a mapped read of a hole makes data of it, and no timestamp changes."""
+    before = os.stat(path)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert not any(mapped[1 << 20 : 2 << 20])
+    after = os.stat(path)
+    assert after.st_blocks > before.st_blocks
+    assert after.st_ctime_ns == before.st_ctime_ns
+
+
+def test_another_layout_of_the_same_files_is_another_generation(builder: PoolBuilder, tmp_path: Path) -> None:
+    with in_memory(tmp_path, "tmpfs", "size=8M") as folder:
+        image = raw_image(folder / "a.raw")
+        machine = builder.add("web", image)
+        before = Packager(MapCache(None)).describe(machine)
+        fill_holes_by_mapping(image.path)
+        restarted = Packager(MapCache(None))
+        after = restarted.describe(machine)
+        assert after.files == before.files
+        assert after.size > before.size
+        with pytest.raises(StaleHandle):
+            restarted.open(machine, before.generation)
+        restarted.open(machine, after.generation).close()
+
+
+def test_a_description_that_an_open_disproves_is_replaced(
+    builder: PoolBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_plans, "DISK_PLANS_BYTES", 0)
+    with in_memory(tmp_path, "tmpfs", "size=8M") as folder:
+        image = raw_image(folder / "a.raw")
+        machine = builder.add("web", image)
+        packager = Packager(MapCache(None))
+        before = packager.describe(machine)
+        fill_holes_by_mapping(image.path)
+        packager.describe(builder.add("other", raw_image(builder.images / "b.raw")))  # the plan of "web" makes room
+        with pytest.raises(StaleHandle):
+            packager.open(machine, before.generation)
+        packager.open(machine, packager.describe(machine).generation).close()
+
+
+def test_what_another_version_of_ovafs_kept_is_not_used(
+    builder: PoolBuilder, packager: Packager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = builder.add("web", chain_image(builder.images, "b"))
+    before = packager.describe(machine)
+    for module in (packager_module, disk_plans):
+        monkeypatch.setattr(module, "__version__", "another")
+    monkeypatch.setattr(disk_plans, "l2_tables", count := Mock(wraps=l2_tables))
+    assert packager.describe(machine) == before, "the same bytes all the same"
+    count.assert_called_once()
+
+
+def test_descriptions_of_machines_that_are_gone_are_forgotten(
+    builder: PoolBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packager = Packager(MapCache(None))
+    here, gone = builder.add("here"), builder.add("gone")
+    packager.describe(here)
+    packager.describe(gone)
+    packager.preload([here])
+    monkeypatch.setattr(packager_module, "write_ovf", planned := Mock(wraps=write_ovf))
+    packager.describe(here)
+    planned.assert_not_called()
+    packager.describe(gone)
+    planned.assert_called_once()
+
+
+def test_a_time_in_the_future_is_not_shown(builder: PoolBuilder, packager: Packager) -> None:
+    image = raw_image(builder.images / "a.raw")
+    os.utime(image.path, (4_000_000_000, 4_000_000_000))
+    assert packager.describe(builder.add("web", image)).mtime_ns <= time.time_ns()
+
+
+def test_times_of_whole_seconds_are_believed_later(
+    builder: PoolBuilder, packager: Packager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        real_sleep(seconds)
+
+    real_sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", sleep)
+    with on_loop(tmp_path, "ext4", "-I", "128") as folder:
+        image = raw_image(folder / "a.raw")
+        machine = builder.add("web", image)
+        packager.describe(machine)
+        assert max(waits) * 1e9 > packager_module.TIMESTAMP_GRANULARITY_NS
+
+
+def test_headers_are_read_when_times_can_be_believed(
+    builder: PoolBuilder, packager: Packager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = builder.add("web", raw_image(builder.images / "a.raw"))
+    monkeypatch.setattr(packager_module, "open_chain", opened := Mock(wraps=open_chain))
+    os.utime(builder.images / "a.raw")
+    packager.describe(machine)
+    assert opened.call_count == 2
