@@ -77,6 +77,15 @@ class ReadFailed(ImageError):
     default_hint = "see the kernel's log for the storage below this path"
 
 
+class WriteFailed(ImageError):
+    """The storage refused to take a new volume's bytes, to keep them or to name them; the volume cannot be used.
+
+    Too little room is NoSpace instead.
+    """
+
+    default_hint = "see the kernel's log for the storage below this path"
+
+
 # -- machines, inventories, the catalog ----------------------------------------------------------------
 
 
