@@ -26,7 +26,7 @@ from ovafs.formats.ovf.read_dialects import (
     vmware_settings,
 )
 from ovafs.formats.ovf.read_envelope import Resources, read_networks, read_resources
-from ovafs.formats.ovf.read_hardware import Hardware
+from ovafs.formats.ovf.read_hardware import Hardware, claim
 from ovafs.formats.ovf.read_items import all_references
 from ovafs.formats.ovf.read_model import Descriptor, DiskSlot, System
 from ovafs.formats.ovf.read_os import read_os
@@ -78,7 +78,8 @@ def _read(envelope: etree._Element) -> Descriptor:
     shared = Leftovers(budget)
     found = _find_systems(envelope, shared)
     resources = read_resources(envelope, found)
-    systems = [_read_system(element, resources, Leftovers(budget)) for element in found]
+    attached: set[object] = set()
+    systems = [_read_system(element, Hardware(resources, Leftovers(budget), attached)) for element in found]
     warnings = _attach_the_rest(systems, _unattached(found, resources))
     return Descriptor(
         version=version,
@@ -121,8 +122,8 @@ def _find_systems(envelope: etree._Element, shared: Leftovers) -> list[etree._El
     return found
 
 
-def _read_system(element: etree._Element, resources: Resources, leftovers: Leftovers) -> System:
-    hardware = Hardware(resources, leftovers)
+def _read_system(element: etree._Element, hardware: Hardware) -> System:
+    resources, leftovers = hardware.resources, hardware.leftovers
     section = first(element, "VirtualHardwareSection")
     if section is not None:
         hardware.read(section)
@@ -182,12 +183,13 @@ def _keep_the_rest(element: etree._Element, section: etree._Element | None, left
 def _unattached(found: Iterable[etree._Element], resources: Resources) -> list[PackageDisk]:
     """Disks with content that no Item mentions and no other disk is built on."""
     sections = (section for element in found for section in elements(element, "VirtualHardwareSection"))
-    mentioned = {id(resources.disk(reference)) for section in sections for reference in all_references(section)}
+    referred = (resources.disk(reference) for section in sections for reference in all_references(section))
+    mentioned = {claim(disk) for disk in referred if disk is not None}
     parents = {disk.parent for disk in resources.disks if disk.parent}
     return [
         disk
         for disk in resources.disks
-        if disk.file and not disk.is_iso and id(disk) not in mentioned and disk.id not in parents
+        if disk.file and not disk.is_iso and claim(disk) not in mentioned and disk.id not in parents
     ]
 
 

@@ -45,7 +45,9 @@ GENERAL_DATA = frozenset(("Description", "CreationDate", "BiosType", "TemplateTy
 
 _FIRMWARE = {"2": Firmware.UEFI, "3": Firmware.UEFI_SECURE}
 _ADAPTERS = {
-    "82540em": NicModel.E1000, "82543gc": NicModel.E1000, "82545em": NicModel.E1000,
+    "82540em": NicModel.E1000,
+    "82543gc": NicModel.E1000,
+    "82545em": NicModel.E1000,
     "virtio": NicModel.VIRTIO,
 }
 _DATE = re.compile(r"(\d{4})[/.](\d\d)[/.](\d\d) (\d\d):(\d\d):(\d\d)", re.ASCII)

@@ -9,6 +9,7 @@ from ovafs.errors import InvalidPackage
 from ovafs.formats.ovf.read_model import ControllerKind, PackageDisk, PackageFile
 from ovafs.formats.ovf.read_xml import attribute, elements, first
 from ovafs.formats.ovf.units import size_in_bytes, whole_number
+from ovafs.formats.tar_header import MAX_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +24,11 @@ _FORBIDDEN = re.compile("[\0-\x1f\x7f-\x9f\\\\]")
 _PROPERTY = re.compile(r"\$\{([^{}]*)\}")
 _RESOURCE = re.compile(r"(?:ovf:)?/{0,2}(disk|file)/(.+)")
 _INTERFACES = {
-    "ide": ControllerKind.IDE, "sata": ControllerKind.SATA, "spapr_vscsi": ControllerKind.SCSI,
-    "virtio": ControllerKind.VIRTIO, "virtio_scsi": ControllerKind.VIRTIO_SCSI,
+    "ide": ControllerKind.IDE,
+    "sata": ControllerKind.SATA,
+    "spapr_vscsi": ControllerKind.SCSI,
+    "virtio": ControllerKind.VIRTIO,
+    "virtio_scsi": ControllerKind.VIRTIO_SCSI,
 }
 _HREF_HINT = "in an OVA every file is a member of the archive, named relative to the descriptor"
 
@@ -65,7 +69,7 @@ def read_resources(envelope: etree._Element, systems: list[etree._Element]) -> R
     disks = [_disk(element, files, properties) for section in sections for element in elements(section, "Disk")]
     _check_disks(disks)
     by_reference = {f"disk/{disk.id}": disk for disk in disks if disk.id}
-    by_reference |= {f"file/{disk.file.id}": disk for disk in disks if disk.file}
+    by_reference |= {f"file/{disk.file.id}": disk for disk in reversed(disks) if disk.file}
     return Resources(files, tuple(disks), by_reference, configuration)
 
 
@@ -137,17 +141,21 @@ def _file(element: etree._Element) -> PackageFile:
 
 def _checked_href(href: str, what: str) -> str:
     """Refuse what is no name of a member: nothing is ever opened because a descriptor names it."""
-    reason = ""
     while href.startswith("./"):
         href = href[2:]
-    if _SCHEME.match(href):
+    reason = ""
+    if not href:
+        reason = "is empty"
+    elif _SCHEME.match(href):
         reason = "is a URL"
     elif href.startswith("/"):
         reason = "is absolute"
     elif _FORBIDDEN.search(href):
         reason = "holds a control character or a backslash"
-    elif len(href.encode()) > 1024 or not {"", ".", ".."}.isdisjoint(href.split("/")):
-        reason = "is empty, too long, or holds an empty part, '.' or '..'"
+    elif len(href.encode()) > MAX_NAME:
+        reason = "is too long"
+    elif not {"", ".", ".."}.isdisjoint(href.split("/")):
+        reason = "holds an empty part, '.' or '..'"
     if reason:
         raise InvalidPackage(f"{what}: its href {href[:200]!r} {reason}", hint=_HREF_HINT)
     return href
@@ -155,6 +163,8 @@ def _checked_href(href: str, what: str) -> str:
 
 def _disk(element: etree._Element, files: dict[str, PackageFile], properties: dict[str, str]) -> PackageDisk:
     identifier, reference = attribute(element, "diskId"), attribute(element, "fileRef")
+    if not reference and identifier in files:  # open-ovf: a disk and its file have one id, and no fileRef
+        reference = identifier
     what = f"disk {(identifier or reference)[:100]!r}"
     if reference and reference not in files:
         raise InvalidPackage(f"{what} is in the file {reference[:100]!r}, which is not in the References")
@@ -190,11 +200,7 @@ def _check_disks(disks: list[PackageDisk]) -> None:
     if len(disks) > MAX_LISTED:
         raise InvalidPackage(f"the descriptor lists more than {MAX_LISTED} disks")
     ids: set[str] = set()
-    claimed: set[str] = set()
     for disk in disks:
-        if disk.id in ids and disk.id:
+        if disk.id in ids:
             raise InvalidPackage(f"two disks have the id {disk.id[:100]!r}")
-        if disk.file is not None and disk.file.id in claimed:
-            raise InvalidPackage(f"two disks claim the file {disk.file.href!r}")
-        ids.add(disk.id)
-        claimed.update([disk.file.id] if disk.file else [])
+        ids.update([disk.id] if disk.id else [])

@@ -25,7 +25,7 @@ from ovafs.formats.ovf.read_items import (
     read_nic,
     small_number,
 )
-from ovafs.formats.ovf.read_model import DiskSlot, NetworkAdapter, PackageFile, RemovableDrive
+from ovafs.formats.ovf.read_model import DiskSlot, NetworkAdapter, PackageDisk, PackageFile, RemovableDrive
 from ovafs.formats.ovf.read_xml import Leftovers, elements, name
 
 if TYPE_CHECKING:
@@ -38,10 +38,16 @@ _OVIRT_VIDEO_OR_NVRAM = 32768  # oVirt: a video card; VirtualBox: the NVRAM file
 _OTHER = 0  # oVirt: says in Type and Device what it is
 
 
+def claim(disk: PackageDisk) -> object:
+    """What only one attached disk may have: its file. Disks of different configurations often name the same file."""
+    return disk.file.id if disk.file else id(disk)
+
+
 class Hardware:
     """What the Items of one system come to, while they are read."""
 
-    def __init__(self, resources: Resources, leftovers: Leftovers) -> None:
+    def __init__(self, resources: Resources, leftovers: Leftovers, attached: set[object]) -> None:
+        """``attached`` has the ``claim`` of every disk that a system of the package has already."""
         self.cpu: CpuTopology | None = None
         self.memory: int | None = None
         self.disks: list[DiskSlot] = []
@@ -52,9 +58,9 @@ class Hardware:
         self.tpm: PackageFile | None = None
         self.leftovers = leftovers
         self.warnings: list[str] = []
-        self._resources = resources
+        self.resources = resources
         self._controllers: dict[str, Controller] = {}
-        self._attached: set[int] = set()
+        self._attached = attached
         self._readers = {
             CPU: self._add_cpu,
             MEMORY: self._add_memory,
@@ -69,7 +75,7 @@ class Hardware:
 
     def read(self, section: etree._Element) -> None:
         """Read a VirtualHardwareSection. Raises InvalidPackage."""
-        items = read_items(section, self._resources.configuration)
+        items = read_items(section, self.resources.configuration)
         others = []
         for item in items:
             # virt-v2v writes its video card as ResourceType 20, which is SATA, with a Type
@@ -107,14 +113,14 @@ class Hardware:
 
     def _add_drive(self, item: Item) -> bool:
         reference = item.get("HostResource")
-        file = self._resources.file(reference) if reference else None
+        file = self.resources.file(reference) if reference else None
         if reference and file is None:
             self.warnings.append(f"{item.title!r} holds {reference[:100]!r}, which is not in the package")
         self.drives.append(RemovableDrive(is_floppy=item.type == FLOPPY, name=item.title, file=file))
         return True
 
     def _add_state(self, item: Item) -> bool:
-        file = self._resources.file(item.get("HostResource"))
+        file = self.resources.file(item.get("HostResource"))
         if file is None:
             return False
         if item.get("Type").lower() == "tpm":
@@ -130,15 +136,15 @@ class Hardware:
         if not reference:
             self.warnings.append(f"the disk {item.title!r} has no content and no size; it is left out")
             return False
-        disk = self._resources.disk(reference)
+        disk = self.resources.disk(reference)
         if disk is None:
             raise InvalidPackage(f"the disk {item.title[:100]!r} is {reference[:100]!r}, which no Disk describes")
-        if id(disk) in self._attached:
-            raise InvalidPackage(f"the disk {reference[:100]!r} is attached twice to one machine")
+        if claim(disk) in self._attached:
+            raise InvalidPackage(f"the disk {reference[:100]!r} or its file is attached twice; disks are not shared")
         if disk.is_iso:
             self.drives.append(RemovableDrive(name=item.title, file=disk.file))
             return True
-        self._attached.add(id(disk))
+        self._attached.add(claim(disk))
         controller = self._controllers.get(item.get("Parent"))
         slot = DiskSlot(
             disk=disk,

@@ -37,17 +37,27 @@ _ITEMS = ("Item", "StorageItem", "EthernetPortItem")
 _MAC = re.compile(r"[0-9a-f]{2}(?:[:-]?[0-9a-f]{2}){5}")
 _TRUE = frozenset(("true", "1"))
 
+# Words, and oVirt's numbers.
 _NIC_MODELS = {
-    "virtio": NicModel.VIRTIO, "pv": NicModel.VIRTIO, "3": NicModel.VIRTIO,
-    "e1000": NicModel.E1000, "2": NicModel.E1000,
-    "e1000e": NicModel.E1000E, "6": NicModel.E1000E,
-    "rtl8139": NicModel.RTL8139, "1": NicModel.RTL8139,
+    "virtio": NicModel.VIRTIO,
+    "pv": NicModel.VIRTIO,
+    "3": NicModel.VIRTIO,
+    "e1000": NicModel.E1000,
+    "2": NicModel.E1000,
+    "e1000e": NicModel.E1000E,
+    "6": NicModel.E1000E,
+    "rtl8139": NicModel.RTL8139,
+    "1": NicModel.RTL8139,
 }
 
 _CONTROLLERS = {
-    "ahci": ControllerKind.SATA, "vmware.sata.ahci": ControllerKind.SATA, "sata": ControllerKind.SATA,
-    "nvme": ControllerKind.NVME, "vmware.nvme.controller": ControllerKind.NVME,
-    "virtio": ControllerKind.VIRTIO, "virtioscsi": ControllerKind.VIRTIO_SCSI,
+    "ahci": ControllerKind.SATA,
+    "vmware.sata.ahci": ControllerKind.SATA,
+    "sata": ControllerKind.SATA,
+    "nvme": ControllerKind.NVME,
+    "vmware.nvme.controller": ControllerKind.NVME,
+    "virtio": ControllerKind.VIRTIO,
+    "virtioscsi": ControllerKind.VIRTIO_SCSI,
     "virtio-scsi": ControllerKind.VIRTIO_SCSI,
 }
 _CONTROLLER_DEFAULTS = {IDE: ControllerKind.IDE, SCSI: ControllerKind.SCSI, STORAGE: ControllerKind.SATA}

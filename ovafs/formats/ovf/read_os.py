@@ -31,52 +31,84 @@ OTHER = "other"
 
 _SHORT_ID = re.compile(r"[a-z][a-z0-9.-]{0,60}")
 
-# os.*.id.value of ovirt-engine's osinfo-defaults.properties; 32-bit entries give the same short id as 64-bit ones.
-_OVIRT = {
-    1: "winxp", 3: "win2k3", 10: "win2k3", 4: "win2k8", 16: "win2k8", 17: "win2k8r2", 11: "win7", 12: "win7",
-    20: "win8", 21: "win8", 23: "win2k12", 25: "win2k12r2", 26: "win10", 27: "win10", 29: "win2k16",
-    31: "win2k19", 36: "win11", 37: "win2k22", 38: "win2k25",
-    7: "rhel5.0", 8: "rhel4.0", 9: "rhel3", 13: "rhel5.0", 14: "rhel4.0", 15: "rhel3", 18: "rhel6.0",
-    19: "rhel6.0", 24: "rhel7.0", 28: "rhel-atomic-7.0", 30: "rhel8.0", 34: "rhel9.0", 39: "rhel10.0",
-    5: "linux2016", 33: "linux2022", 1502: "linux2022", 1193: "sles11",
-    1252: "ubuntu12.04", 1253: "ubuntu12.10", 1254: "ubuntu13.04", 1255: "ubuntu13.10", 1256: "ubuntu14.04",
-    1257: "ubuntu18.04", 1300: "debian7", 1301: "debian9", 1500: "freebsd", 1501: "freebsd",
-}
+_SERVER_2003 = ("winnetstandard", "winnetenterprise", "winnetdatacenter", "winnetweb")
+_OLD_LINUX = ("otherlinux", "other24xlinux", "other26xlinux", "other3xlinux")
 
-_CIM = {
-    67: "winxp", 69: "win2k3", 70: "win2k3", 73: "winvista", 74: "winvista", 76: "win2k8", 77: "win2k8",
-    103: "win2k8r2", 105: "win7", 113: "win2k12", 114: "win8", 115: "win8", 116: "win2k12r2",
-    117: "win2k16", 120: "win10", 121: "win10", 122: "win2k19",
-    14: "msdos6.22", 36: "linux2016", 99: "linux2016", 100: "linux2016", 101: "linux2016", 79: "rhel", 80: "rhel",
-    82: "sles", 83: "sled", 84: "sles", 85: "sles", 93: "ubuntu", 94: "ubuntu", 95: "debian", 96: "debian",
-    106: "centos", 107: "centos", 108: "ol", 109: "ol", 42: "freebsd", 78: "freebsd",
-}
+# One row for each guest system: the short id; oVirt's numbers (os.*.id.value in ovirt-engine's
+# osinfo-defaults.properties, 32-bit and 64-bit alike); CIM's OSType; VMware's GuestOsIdentifier without "64", "_64" and
+# "Guest"; VirtualBox's OSType without "_64" and the like; words in lower case.
+_Row = tuple[str, tuple[int, ...], tuple[int, ...], tuple[str, ...], tuple[str, ...]]
+_SYSTEMS: tuple[_Row, ...] = (
+    ("msdos6.22", (), (14,), ("dos",), ("dos",)),
+    ("winxp", (1,), (67,), ("winxppro", "winxphome"), ("windowsxp",)),
+    ("win2k3", (3, 10), (69, 70), _SERVER_2003, ("windows2003",)),
+    ("winvista", (), (73, 74), ("winvista",), ("windowsvista",)),
+    ("win2k8", (4, 16), (76, 77), ("longhorn",), ("windows2008",)),
+    ("win2k8r2", (17,), (103,), ("windows7server",), ()),
+    ("win7", (11, 12), (105,), ("windows7",), ("windows7",)),
+    ("win8", (20, 21), (114, 115), ("windows8",), ("windows8",)),
+    ("win8.1", (), (), (), ("windows81",)),
+    ("win2k12", (23,), (113,), ("windows8server",), ("windows2012",)),
+    ("win2k12r2", (25,), (116,), (), ()),
+    ("win10", (26, 27), (120, 121), ("windows9",), ("windows10",)),
+    ("win11", (36,), (), ("windows11",), ("windows11",)),
+    ("win2k16", (29,), (117,), ("windows9server",), ("windows2016",)),
+    ("win2k19", (31,), (122,), ("windows2019srv",), ("windows2019",)),
+    ("win2k22", (37,), (), ("windows2019srvnext",), ("windows2022",)),
+    ("win2k25", (38,), (), ("windows2022srvnext",), ("windows2025",)),
+    ("rhel3", (9, 15), (), (), ()),
+    ("rhel4.0", (8, 14), (), (), ()),
+    ("rhel5.0", (7, 13), (), (), ()),
+    ("rhel6.0", (18, 19), (), (), ()),
+    ("rhel7.0", (24,), (), (), ()),
+    ("rhel-atomic-7.0", (28,), (), (), ()),
+    ("rhel8.0", (30,), (), (), ()),
+    ("rhel9.0", (34,), (), (), ()),
+    ("rhel10.0", (39,), (), (), ()),
+    ("rhel", (), (79, 80), (), ()),
+    ("centos", (), (106, 107), (), ()),
+    ("ol", (), (108, 109), (), ()),
+    ("debian7", (1300,), (), (), ()),
+    ("debian9", (1301,), (), (), ()),
+    ("debian", (), (95, 96), (), ()),
+    ("ubuntu12.04", (1252,), (), (), ()),
+    ("ubuntu12.10", (1253,), (), (), ()),
+    ("ubuntu13.04", (1254,), (), (), ()),
+    ("ubuntu13.10", (1255,), (), (), ()),
+    ("ubuntu14.04", (1256,), (), (), ()),
+    ("ubuntu18.04", (1257,), (), (), ()),
+    ("ubuntu", (), (93, 94), (), ()),
+    ("sles11", (1193,), (), (), ()),
+    ("sles", (), (82, 84, 85), (), ()),
+    ("sled", (), (83,), (), ()),
+    ("freebsd", (1500, 1501), (42, 78), (), ()),
+    ("archlinux", (), (), (), ("archlinux",)),
+    ("gentoo", (), (), (), ("gentoo",)),
+    ("linux2016", (5,), (36, 99, 100, 101), _OLD_LINUX, ("linux", "linux26")),
+    ("linux2018", (), (), ("other4xlinux",), ()),
+    ("linux2020", (), (), ("other5xlinux",), ()),
+    ("linux2022", (33, 1502), (), ("other6xlinux", "vmwarephoton"), ()),
+)
+_OVIRT = {number: row[0] for row in _SYSTEMS for number in row[1]}
+_CIM = {number: row[0] for row in _SYSTEMS for number in row[2]}
+_VMWARE = {word: row[0] for row in _SYSTEMS for word in row[3]}
+_VIRTUALBOX = {word: row[0] for row in _SYSTEMS for word in row[4]}
 
-# VMware's vim.vm.GuestOsDescriptor.GuestOsIdentifier without "64", "_64" and "Guest", in lower case.
-_VMWARE = {
-    "dos": "msdos6.22", "winxppro": "winxp", "winxphome": "winxp", "winvista": "winvista",
-    "winnetstandard": "win2k3", "winnetenterprise": "win2k3", "winnetdatacenter": "win2k3", "winnetweb": "win2k3",
-    "longhorn": "win2k8", "windows7": "win7", "windows7server": "win2k8r2", "windows8": "win8",
-    "windows8server": "win2k12", "windows9": "win10", "windows9server": "win2k16", "windows11": "win11",
-    "windows2019srv": "win2k19", "windows2019srvnext": "win2k22", "windows2022srvnext": "win2k25",
-    "other24xlinux": "linux2016", "other26xlinux": "linux2016", "other3xlinux": "linux2016",
-    "other4xlinux": "linux2018", "other5xlinux": "linux2020", "other6xlinux": "linux2022",
-    "otherlinux": "linux2016", "vmwarephoton": "linux2022",
-}
-
-# VirtualBox's OSType without "_64", "_x64" and "_arm64", in lower case.
-_VIRTUALBOX = {
-    "windowsxp": "winxp", "windows2003": "win2k3", "windowsvista": "winvista", "windows2008": "win2k8",
-    "windows7": "win7", "windows8": "win8", "windows81": "win8.1", "windows2012": "win2k12", "windows10": "win10",
-    "windows2016": "win2k16", "windows2019": "win2k19", "windows2022": "win2k22", "windows2025": "win2k25",
-    "windows11": "win11", "dos": "msdos6.22", "linux26": "linux2016", "linux": "linux2016",
-    "archlinux": "archlinux", "gentoo": "gentoo",
-}
-
+# What is followed by a version or nothing, in VMware's and VirtualBox's words.
 _FAMILIES = {
-    "redhat": "rhel", "rhel": "rhel", "centos": "centos", "oraclelinux": "ol", "oracle": "ol", "fedora": "fedora",
-    "debian": "debian", "ubuntu": "ubuntu", "sles": "sles", "opensuse": "opensuse", "freebsd": "freebsd",
-    "rockylinux": "rocky", "almalinux": "almalinux",
+    "almalinux": "almalinux",
+    "centos": "centos",
+    "debian": "debian",
+    "fedora": "fedora",
+    "freebsd": "freebsd",
+    "opensuse": "opensuse",
+    "oracle": "ol",
+    "oraclelinux": "ol",
+    "redhat": "rhel",
+    "rhel": "rhel",
+    "rockylinux": "rocky",
+    "sles": "sles",
+    "ubuntu": "ubuntu",
 }
 _FAMILY = re.compile(r"([a-z]+)(\d*)(?:_lts)?")
 

@@ -49,6 +49,8 @@ def parse_document(data: bytes) -> etree._Element:
     if len(data) > MAX_DOCUMENT:
         raise InvalidPackage(f"the descriptor is {len(data)} bytes long; at most {MAX_DOCUMENT} are read")
     text = _decode(data)
+    if not text.strip():
+        raise InvalidPackage("the descriptor is empty")
     if _DOCTYPE.match(text):
         raise InvalidPackage("the descriptor has a DOCTYPE, which OVF does not use and ovafs does not read")
     if text.count("=") > MAX_ATTRIBUTES:
@@ -160,15 +162,15 @@ def attribute(element: etree._Element, wanted: str) -> str:
     if found is not None:
         return found
     for key, value in element.items():
-        space, local = _split(key)
+        space, local = _split(str(key))
         if local == wanted and space in VERSIONS:
-            return value
+            return str(value)
     return ""
 
 
 def foreign(element: etree._Element, space: str, wanted: str) -> str:
     """An attribute of the namespace ``space``; "" when it is absent."""
-    return element.get(f"{{{space}}}{wanted}", "")
+    return str(element.get(f"{{{space}}}{wanted}", ""))
 
 
 class Leftovers:
