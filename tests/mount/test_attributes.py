@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -16,7 +17,6 @@ from tests.support.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.mount import Mount
     from tests.support.pools import PoolBuilder
@@ -167,6 +167,17 @@ def test_the_control_folder_and_missing_names_are_not_there(world: World) -> Non
         (world.vms / "chain.ova" / "x").stat()
     with pytest.raises(NotADirectoryError):
         os.listdir(world.vms / "chain.ova")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may set the kernel's read-ahead")
+@pytest.mark.parametrize(("options", "kib"), [((), 1024), (("read_ahead=256KiB",), 256)])
+def test_the_kernel_reads_ahead_as_far_as_it_is_told(
+    world: World, tmp_path: Path, options: tuple[str, ...], kib: int
+) -> None:
+    with mounted(world.pool.path, tmp_path, *options) as mount:
+        device = mount.path.stat().st_dev
+        control = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+        assert int(control.read_text()) == kib
 
 
 def test_parents_are_found(world: World) -> None:
