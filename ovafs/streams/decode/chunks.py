@@ -1,7 +1,8 @@
 """Disk files in chunks: ``ovf:chunkSize``, DSP0243 clause 7.1.
 
-Chunks of ``disk.vmdk`` are named ``disk.vmdk.000000000``, ``disk.vmdk.000000001`` and so on. Every chunk but the last is exactly chunkSize bytes long; compression comes before chunking. A single chunk has the
-suffix too (VMware). The bytes of the chunks, one behind the other, are given to one decoder.
+Chunks of ``disk.vmdk`` are named ``disk.vmdk.000000000``, ``disk.vmdk.000000001`` and so on; a single one has the
+suffix too (VMware). Every chunk but the last is exactly chunkSize bytes long. Compression comes before chunking: the
+bytes of the chunks, one behind the other, are given to one decoder.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Decoder(ABC):
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> Iterator[Event]:
         """The events of the next bytes of the file. Raises InvalidPackage, UnsupportedFeature."""
-        if self._ended:
+        if self._ended and self._error is None:
             raise RuntimeError("receive_data after finish")
         self._arrived += len(data)
         self._chunk = memoryview(data)
@@ -136,6 +136,7 @@ class Decoder(ABC):
         """The program; runs to its end only when the file has ended."""
 
     # -- what programs are made of -----------------------------------------------------------------------------
+    # Views that these return are good until the program waits again: the caller may use its buffer for the next bytes.
 
     def _more(self) -> Generator[None, None, bool]:
         """Wait for bytes: True when there are some, False when the file has ended."""

@@ -118,7 +118,7 @@ class VmdkStreamDecoder(MappedDecoder):
                 yield from self._take_footer()
             elif marker.kind == MarkerType.END_OF_STREAM:
                 # Xen Orchestra pads with zeros in front of its tables, where nothing has ended.
-                self._stream_ended = self._directory_sector in self._directories
+                self._stream_ended = self._footer_seen or self._directory_sector in self._directories
                 if any(block):
                     raise self._invalid(f"end of stream with a value at sector {sector}")
 
@@ -131,8 +131,9 @@ class VmdkStreamDecoder(MappedDecoder):
             )
         if marker.size > 2 * grain_size:
             raise self._invalid(f"grain at sector {sector} of {marker.size} compressed bytes")
+        start = bytes(block[GRAIN_DATA:])
         rest = yield from self._take(align_up(GRAIN_DATA + marker.size, SECTOR) - SECTOR, "a grain")
-        data = b"".join((block[GRAIN_DATA:], rest))[: marker.size]
+        data = b"".join((start, rest))[: marker.size]
         needed = min(grain_size, (header.capacity - lba) * SECTOR)
         grain = inflate_grain(data, needed, grain_size, self._member)
         if not self._seen.add(lba // header.grain_size, sector):
