@@ -35,7 +35,7 @@ def main() -> int:
         sys.stderr.write(f"tests.bench: {complaint}\n")
         return 1
     known = report.environment()
-    bench = Bench(options.scratch, options.quick, options.rounds or (3 if options.quick else 5))
+    bench = Bench(options.scratch, options.quick, options.rounds or (2 if options.quick else 3))
     started = time.monotonic()
     for name in options.case or CASES:
         with tempfile.TemporaryDirectory(prefix="ovafs-bench-", dir=options.scratch) as scratch:
@@ -54,7 +54,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure ovafs beside its peers.")
     parser.add_argument("--quick", action="store_true", help="small inputs: to try the benchmark, not to judge by")
     parser.add_argument("--case", action="append", choices=CASES, help="only this case (may be given again)")
-    parser.add_argument("--rounds", type=int, help="rounds to count (default 5, quick 3)")
+    parser.add_argument("--rounds", type=int, help="rounds to count (default 3, quick 2)")
     parser.add_argument("--output", type=Path, help="the report in Markdown (default for a full run: RESULTS.md)")
     parser.add_argument("--scratch", type=Path, default=Path("/var/tmp"), help="where inputs are made, 25 GiB")
     options = parser.parse_args()

@@ -58,6 +58,7 @@ def _read(bench: Bench, image: Path, case: str) -> None:
         def read() -> float:
             """In MB/s."""
             drop_cached_pages(file)
+            inputs.warm(image)
             command = ["dd", f"if={file}", "of=/dev/null", "bs=1M", "status=none", "iflag=nocache"]
             return size / bench.timed(f"{case}: ovafs", command) / 1e6
 

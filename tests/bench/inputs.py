@@ -49,6 +49,11 @@ def forget_plans(pool: Path) -> None:
     shutil.rmtree(pool / "cache", ignore_errors=True)
 
 
+def warm(path: Path) -> None:
+    """Bring a file into the page cache."""
+    run("dd", f"if={path}", "of=/dev/null", "bs=1M", "status=none")
+
+
 def raw_image(path: Path, size: int) -> Path:
     """Incompressible data without a hole."""
     block = os.urandom(16 << 20)
@@ -70,8 +75,8 @@ def text_image(path: Path, size: int) -> Path:
     return path
 
 
-def chain(folder: Path, data: int, extents: int) -> Path:
-    """A chain of three qcow2 images holding ``data`` bytes in ``extents`` runs.
+def chain(folder: Path, data: int, extents: int) -> list[Path]:
+    """A chain of three qcow2 images, the top first, holding ``data`` bytes in ``extents`` runs.
 
     Neighbouring runs lie in different layers with a cluster of nothing between them, so none can be joined.
     """
@@ -82,14 +87,14 @@ def chain(folder: Path, data: int, extents: int) -> Path:
         runs.append((start * CLUSTER, length * CLUSTER))
         start += length + 1
     size = start * CLUSTER
-    image: Path | None = None
+    images: list[Path] = []
     for layer, name in enumerate(("base", "middle", "top")):
-        backing = ["-b", str(image), "-F", "qcow2"] if image else []
+        backing = ["-b", str(images[0]), "-F", "qcow2"] if images else []
         image = folder / f"{name}.qcow2"
         run("qemu-img", "create", "-q", "-f", "qcow2", *backing, str(image), str(size))
         _write_runs(image, runs[layer::3])
-    assert image is not None
-    return image
+        images.insert(0, image)
+    return images
 
 
 def scattered(path: Path, size: int, clusters: int) -> Path:

@@ -98,11 +98,15 @@ def run(*command: str | Path) -> str:
 
 
 def take_turns(subjects: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Call each subject once a round; the first round warms up and is not counted."""
-    values: dict[str, list[float]] = {name: [] for name in subjects}
+    """Call each subject once a round; the first round warms up and is not counted.
+
+    Every round begins with another subject, because the next one finds what this one left (free memory, dirty pages).
+    """
+    names = list(subjects)
+    values: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
-        for name, measure in subjects.items():
-            value = measure()
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            value = subjects[name]()
             if number:
                 values[name].append(value)
     return values

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench.limits import LIMITS
+from tests.bench.limits import limit
 from tests.bench.measure import run, with_range
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def plain(bench: Bench) -> str:
 
 def _verdicts(bench: Bench) -> list[tuple[str, str, str, str, str]]:
     words = {True: "yes", False: "no", None: "-"}
-    return [(one.case, one.measured, one.aim, words[one.met], LIMITS.get(one.key, "")) for one in bench.verdicts]
+    return [(one.case, one.measured, one.aim, words[one.met], limit(one.key)) for one in bench.verdicts]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -25,7 +25,7 @@ def scattered(bench: Bench) -> None:
     pool = inputs.make_pool(bench.scratch / "pool", [inputs.machine("vm", image, DiskFormat.QCOW2)])
     case = f"{size >> 30} GiB, {clusters:,} clusters"
     _first_byte(bench, pool, image, f"stat + first byte, {case}")
-    _memory(bench, pool, f"{READERS} readers, {case}")
+    _memory(bench, pool, image, f"{READERS} readers, {case}")
 
 
 def _first_byte(bench: Bench, pool: Path, image: Path, case: str) -> None:
@@ -36,6 +36,7 @@ def _first_byte(bench: Bench, pool: Path, image: Path, case: str) -> None:
     mapped: list[float] = []
     for _ in range(bench.rounds):
         inputs.forget_plans(pool)
+        inputs.warm(image)
         with mounts.ovafs(pool, mount_point) as mount:
             file = mount.root / "vms" / "vm.ova"
             first.append(_milliseconds_to_first_byte(file))
@@ -63,10 +64,11 @@ def _milliseconds_to_first_byte(file: Path) -> float:
         os.close(fd)
 
 
-def _memory(bench: Bench, pool: Path, case: str) -> None:
+def _memory(bench: Bench, pool: Path, image: Path, case: str) -> None:
     """Every reader begins in another eighth of the file; the mount is new and has planned nothing yet."""
     seconds = 5 if bench.quick else 20
     inputs.forget_plans(pool)
+    inputs.warm(image)
     with mounts.ovafs(pool, bench.scratch / "ovafs") as mount:
         file = mount.root / "vms" / "vm.ova"
         mebibytes = file.stat().st_size >> 20
