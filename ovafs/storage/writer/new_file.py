@@ -34,6 +34,8 @@ _SPACE_RESV = struct.Struct("=hh4xqq24x")
 _NO_HOLES = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS}
 _ZEROS = bytes(1 << 20)
 
+_EARLY = 8 << 20  # bytes
+
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 _TOO_BIG_HINT = "a file may not be so long here (the file system's limit, or 'ulimit -f')"
 
@@ -59,6 +61,7 @@ class NewFile:
         self._error: OvafsError | None = None
         self._queue: list[memoryview] = []
         self._queue_start = self._queue_end = 0
+        self._early_start = self._early_end = 0
         with self._attempt("cannot be made"):
             self._fd = os.open(path, _FLAGS, 0o600)
         try:
@@ -86,6 +89,8 @@ class NewFile:
                 count = os.pwritev(self._fd, views, offset)
                 offset += count
                 views = _behind(views, count)
+        if offset > self._queue_start:
+            self._store_early(self._queue_start, offset)
 
     def write(self, data: bytes, offset: int) -> None:
         """Write ``data`` at ``offset`` now."""
@@ -131,6 +136,21 @@ class NewFile:
             allocated = os.fstat(self._fd).st_blocks * 512
             self._close()
         return allocated
+
+    def _store_early(self, start: int, end: int) -> None:
+        """Let the kernel begin to store what was written in order, without waiting for it.
+
+        Left alone it would collect up to a tenth of the memory, and all of it would be waited for at the end: of
+        2 GiB 0.5 to 1 s, in place of 0.01 s, and the whole was slower. The hint for pages that are not needed does
+        it: dirty pages are written and stay, clean ones go, and there are none as yet.
+        """
+        if not 0 <= start - self._early_end <= _EARLY:
+            self._early_start = start
+        self._early_end = end
+        if end - self._early_start >= _EARLY:
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._fd, self._early_start, end - self._early_start, os.POSIX_FADV_DONTNEED)
+            self._early_start = end
 
     def remove(self) -> None:
         """Remove the file, then close it; of a failure only a leftover file remains."""
