@@ -21,6 +21,7 @@ COMMANDS = {
     "umount": "ovafs.cli.mount:umount",
     "export": "ovafs.cli.export:export",
     "check": "ovafs.cli.check:check",
+    "import": "ovafs.cli.import_package:import_command",
     "completion": "ovafs.cli.completion:completion",
 }
 

@@ -19,7 +19,7 @@ from ovafs.inventory.rules import check_machine
 from ovafs.inventory.schema import APPLICATION_ID, check_version, migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Hashable, Iterator, Sequence
 
     from ovafs.inventory.inventory import Snapshot
     from ovafs.model import Machine, MachineKind
@@ -110,6 +110,49 @@ class Catalog:
         check_machine(machine)
         with self._change() as connection:
             _insert(connection, machine)
+
+    def register(self, machines: Sequence[Machine], volumes: Sequence[str]) -> None:
+        """Add the machines of an import, and take the notes of its ``volumes`` away: all in one change.
+
+        Raises as :meth:`add`.
+        """
+        for machine in machines:
+            check_machine(machine)
+        with self._change() as connection:
+            for machine in machines:
+                _insert(connection, machine)
+            connection.executemany("DELETE FROM unfinished_volumes WHERE uuid = ?", [(uuid,) for uuid in volumes])
+
+    def note_volume(self, uuid: str) -> None:
+        """Note a volume that an import is going to write; what is noted and not registered is nobody's."""
+        with self._change() as connection:
+            connection.execute("INSERT INTO unfinished_volumes (uuid) VALUES (?)", (uuid,))
+
+    def forget_volumes(self, uuids: Sequence[str]) -> None:
+        """Take notes away whose volumes are gone."""
+        with self._change() as connection:
+            connection.executemany("DELETE FROM unfinished_volumes WHERE uuid = ?", [(uuid,) for uuid in uuids])
+
+    def unfinished_volumes(self) -> set[str]:
+        """UUIDs of the volumes that are noted."""
+        return self._column("SELECT uuid FROM unfinished_volumes")
+
+    def volume_uuids(self) -> set[str]:
+        """UUIDs of the volumes that machines are on."""
+        return self._column("SELECT uuid FROM volumes")
+
+    def uuids(self) -> set[str]:
+        """UUIDs of all machines."""
+        return self._column("SELECT uuid FROM machines")
+
+    def names(self) -> set[tuple[str, str]]:
+        """Kind and name of every machine."""
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            return set(connection.execute("SELECT kind, name FROM machines"))
+
+    def _column(self, query: str) -> set[str]:
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            return {value for (value,) in connection.execute(query)}
 
     def replace(self, machine: Machine) -> Machine:
         """Put a new definition in the place of the one with the same UUID, and return it as it is stored.

@@ -132,13 +132,14 @@ def _define_nics(choices: Sequence[NicChoice], used_macs: Collection[str]) -> tu
     used = {*used_macs, *given}
     nics = []
     for number, choice in enumerate(choices, 1):
-        mac = _new_mac(used) if choice.mac is None else parse_mac(choice.mac)
+        mac = new_mac(used) if choice.mac is None else parse_mac(choice.mac)
         used.add(mac)
         nics.append(Nic(uuid=_new_uuid(), name=f"nic{number}", network=choice.network, mac=mac, model=choice.model))
     return tuple(nics)
 
 
-def _new_mac(used: Collection[str]) -> str:
+def new_mac(used: Collection[str]) -> str:
+    """A random address with QEMU's prefix that is not among ``used``."""
     while True:
         mac = f"{_MAC_PREFIX}:{secrets.token_bytes(3).hex(':')}"
         if mac not in used:

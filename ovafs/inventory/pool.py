@@ -48,6 +48,11 @@ class Pool(Catalog):
         """The pool's directory."""
         return self.path
 
+    @property
+    def volumes_path(self) -> str:
+        """The directory for the images that the pool itself makes."""
+        return str(Path(self.path, _VOLUMES))
+
     @functools.cached_property
     def cache_dir(self) -> str | None:
         """The directory for the pool's cache, made when it is first asked for; None in a read-only pool."""

@@ -7,6 +7,7 @@
     volumes    image files and block devices with their recorded formats
     disks      a machine's disks in order, each with a volume of its own
     nics       a machine's network adapters in order; a MAC address is unique in the pool
+    unfinished_volumes   volumes of imports that run, or that were interrupted: no machine is on them
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ _VERSION_1: Step = (
     """,
 )
 
-STEPS: Sequence[Step] = (_VERSION_1,)
+_VERSION_2: Step = ("CREATE TABLE unfinished_volumes (uuid TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",)
+
+STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2)
 """``STEPS[n]`` makes version n + 1 of version n. A released step is never edited."""
 
 

@@ -1,0 +1,174 @@
+"""``ovafs import``: a package into a pool, without a mount."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from ovafs.cli.output import machine_document, print_json, warn
+from ovafs.cli.progress import progress_bar
+from ovafs.errors import ImageUnavailable, SourceError
+from ovafs.inventory.pool import Pool
+from ovafs.model import DiskFormat, MachineKind
+from ovafs.transfer.ingest.machines import ImportChoices
+from ovafs.transfer.ingest.package import check_package, import_package
+from ovafs.units import MIB, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ovafs.transfer.ingest.package import Imported
+
+_PIECE = MIB
+
+
+class _Arguments(NamedTuple):
+    """The command line."""
+
+    pool: str
+    package: str
+    name: str | None
+    disk_format: str
+    memory: int | None
+    spool_limit: int
+    networks: tuple[tuple[str, str], ...]
+    template: bool
+    dry_run: bool
+    quiet: bool
+    as_json: bool
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _network(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for value in values:
+        old, equals, new = value.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{value!r} is not of the form OLD=NEW")
+        pairs.append((old, new))
+    return tuple(pairs)
+
+
+@click.command("import")
+@click.argument("pool", type=click.Path(file_okay=False))
+@click.argument("package", metavar="FILE.ova|-", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--name", help="Name of the machine; default: as in the package.")
+@click.option(
+    "--format",
+    "disk_format",
+    type=click.Choice([one.value for one in DiskFormat]),
+    default=DiskFormat.QCOW2.value,
+    show_default=True,
+    help="Format of the new volumes.",
+)
+@click.option("--memory", metavar="SIZE", callback=_size, help="Memory of the machine, such as 4GiB.")
+@click.option(
+    "--spool-limit",
+    metavar="SIZE",
+    callback=_size,
+    default="1GiB",
+    show_default=True,
+    help="How much may wait in a spool file for a descriptor that comes behind it.",
+)
+@click.option(
+    "--map-network",
+    "networks",
+    metavar="OLD=NEW",
+    multiple=True,
+    callback=_network,
+    help="Connect to NEW what was on OLD.",
+)
+@click.option("--template", is_flag=True, help="Register a template, whatever the package says.")
+@click.option("--dry-run", is_flag=True, help="Verify everything, store nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def import_command(**arguments: object) -> None:
+    """Take the package FILE.ova (or standard input) apart and register its machines in POOL.
+
+    The disks are written to new volumes of the pool while the package is read, from a file or a pipe; nothing is
+    staged. Packages of oVirt, VMware, VirtualBox and others are read; their disks may be raw, qcow2 or VMDK, also in
+    gzip or in chunks. Digests of a manifest are checked in the same pass. The machines appear together and complete
+    when everything is verified and on stable storage, or not at all.
+
+    What cannot be kept as it was (a name that is taken, a device that the pool does not know) is said on stderr.
+
+    With --json: an object with machines (as in 'vm show --json') and warnings (a list of texts).
+    """
+    wanted = _Arguments(**arguments)  # type: ignore[arg-type]  # click passes exactly these
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(contextlib.closing(Pool(wanted.pool)))
+        imported = _run(pool, wanted)
+    for warning in imported.warnings:
+        warn(warning)
+    _print(imported, wanted)
+
+
+def _run(pool: Pool, wanted: _Arguments) -> Imported:
+    choices = ImportChoices(
+        name=wanted.name,
+        memory=wanted.memory,
+        kind=MachineKind.TEMPLATE if wanted.template else None,
+        networks=dict(wanted.networks),
+        format=DiskFormat(wanted.disk_format),
+        spool_limit=wanted.spool_limit,
+    )
+    default_name = "imported" if wanted.package == "-" else Path(wanted.package).stem
+    with _opened(wanted.package) as descriptor:
+        size = os.fstat(descriptor).st_size
+        with progress_bar(os.path.basename(wanted.package), size, quiet=wanted.quiet) as show:
+            work = check_package if wanted.dry_run else import_package
+            return work(pool, _pieces(descriptor, wanted.package, show), default_name, choices)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int]:
+    if path == "-":
+        yield sys.stdin.fileno()
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ImageUnavailable(path, f"cannot be opened: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _pieces(descriptor: int, path: str, show: Callable[[int], object]) -> Iterator[memoryview]:
+    """The package, piece by piece, in one buffer."""
+    buffer = memoryview(bytearray(_PIECE))
+    position = 0
+    while True:
+        try:
+            count = os.readv(descriptor, [buffer])
+        except OSError as error:
+            raise SourceError(f"{path}: reading failed at {position}: {error.strerror}") from error
+        if not count:
+            return
+        position += count
+        yield buffer[:count]
+        show(position)
+
+
+def _print(imported: Imported, wanted: _Arguments) -> None:
+    if wanted.as_json:
+        machines = [machine_document(machine) for machine in imported.machines]
+        print_json({"machines": machines, "warnings": imported.warnings})
+        return
+    done = "would import" if wanted.dry_run else "imported"
+    for machine in imported.machines:
+        click.echo(f"{done} {machine.kind} {machine.name} ({machine.uuid})")

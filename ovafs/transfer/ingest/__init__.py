@@ -1,0 +1,1 @@
+"""From a package to volumes and machines, while its bytes arrive."""

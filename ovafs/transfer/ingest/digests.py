@@ -1,0 +1,79 @@
+"""Digests of members, computed in the same pass that takes them apart."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from ovafs.errors import InvalidPackage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ovafs.formats.manifest import Digest, Manifest
+
+# What a manifest behind the data may ask for.
+_ALL = ("sha1", "sha256", "sha512")
+
+
+class MemberDigests:
+    """The digests of all members, checked against a manifest wherever in the archive it is.
+
+    Before the manifest is known every algorithm is computed, unless ``expects_manifest`` says that none will come
+    (oVirt's packages have none); then only those that it names.
+    """
+
+    def __init__(self) -> None:
+        self.expects_manifest = True
+        self._manifest: Manifest | None = None
+        self._found: dict[str, dict[str, bytes]] = {}
+
+    def use(self, manifest: Manifest) -> None:
+        """Check members against ``manifest`` from now on, those that have come already too."""
+        self._manifest = manifest
+        for name, found in self._found.items():
+            self._check(name, found)
+
+    def begin(self, name: str) -> Hashers:
+        """Hashers for the data of the next member."""
+        algorithms: Iterable[str] = _ALL if self.expects_manifest else ()
+        if self._manifest is not None:
+            algorithms = {digest.algorithm for digest in self._manifest.files.get(name, ())}
+        return Hashers(algorithms)
+
+    def end(self, name: str, hashers: Hashers) -> None:
+        """The member is complete. Raises InvalidPackage if it is not what the manifest says."""
+        self._found[name] = found = hashers.digests()
+        if self._manifest is not None:
+            self._check(name, found)
+
+    def missing(self) -> list[str]:
+        """Files that the manifest lists and the package does not have."""
+        return [name for name in (self._manifest.files if self._manifest else ()) if name not in self._found]
+
+    def unlisted(self) -> list[str]:
+        """Members without a digest, in a package with a manifest."""
+        return [] if self._manifest is None else [name for name in self._found if name not in self._manifest.files]
+
+    def _check(self, name: str, found: dict[str, bytes]) -> None:
+        wanted: tuple[Digest, ...] = self._manifest.files.get(name, ()) if self._manifest else ()
+        for algorithm, value in wanted:
+            if found.get(algorithm) != value:
+                raise InvalidPackage(f"its {algorithm.upper()} digest is not the one in the manifest", member=name)
+
+
+class Hashers:
+    """Hashes the data of one member by some algorithms at once."""
+
+    def __init__(self, algorithms: Iterable[str]) -> None:
+        # Not for security where it is SHA-1: the manifest's algorithm is the producer's choice.
+        self._hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+
+    def update(self, data: memoryview) -> None:
+        """Take the next bytes."""
+        for computed in self._hashes.values():
+            computed.update(data)
+
+    def digests(self) -> dict[str, bytes]:
+        """The digest of everything so far, by algorithm."""
+        return {name: computed.digest() for name, computed in self._hashes.items()}

@@ -1,0 +1,140 @@
+"""One disk file on its way from the archive to its volume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ovafs.errors import InvalidPackage
+from ovafs.streams.decode.chunks import ChunkSequence, chunk_number
+from ovafs.streams.decode.decoder import Keep, nothing_kept
+from ovafs.streams.decode.disk_file import DiskFileDecoder
+from ovafs.streams.qcow2 import MAX_VIRTUAL_SIZE
+from ovafs.units import SECTOR, align_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ovafs.formats.ovf.read_model import PackageDisk, PackageFile
+    from ovafs.storage.writer.volume_writer import VolumeWriter
+    from ovafs.streams.decode.decoder import Event
+    from ovafs.transfer.ingest.landing import Landing, Spool
+
+
+class IncomingDisk:
+    """Takes the members that hold a disk file, in order, and writes the disk's content to a new volume.
+
+    Blocking. ``writer`` exists once the size of the disk is known; ``close`` gives up what is not finished.
+    """
+
+    def __init__(self, disk: PackageDisk, file: PackageFile, landing: Landing) -> None:
+        self.disk = disk
+        self.file = file
+        self.writer: VolumeWriter | None = None
+        self.warnings: list[str] = []
+        self._landing = landing
+        self._spool: Spool | None = None
+        self._chunks = ChunkSequence(file.href, file.chunk_size, file.size) if file.chunk_size else None
+        self._decoder: DiskFileDecoder | None = None
+        self._is_finished = False
+
+    def takes(self, name: str) -> bool:
+        """Whether the member of this name is the disk file, or a chunk of it."""
+        return name == self.file.href if self._chunks is None else chunk_number(name, self.file.href) is not None
+
+    def begin(self, name: str, size: int) -> None:
+        """A member that this disk takes begins. Raises InvalidPackage when it is not the next part of the file."""
+        if self._chunks is not None:
+            self._chunks.begin(name, size)
+        elif self.file.size not in {None, size}:
+            self.warnings.append(f"{name}: the descriptor says {self.file.size} bytes, the archive {size}")
+        if self._decoder is None:
+            known = size if self._chunks is None else self.file.size
+            limit = self._inflated_limit()
+            self._decoder = DiskFileDecoder(self.file.href, known, _hint(self.disk.format), inflated_limit=limit)
+        elif self._chunks is None:
+            raise InvalidPackage("comes twice", member=name)
+
+    def receive_data(self, data: memoryview) -> None:
+        """The next bytes of the member. Raises what decoding and writing raise."""
+        if self._decoder is None:
+            raise RuntimeError("data before begin")
+        self._carry_out(self._decoder.receive_data(data))
+
+    def end(self) -> None:
+        """The member is complete; if it is the whole file, so is the disk."""
+        if self._chunks is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """No more of the file comes: the volume is complete and on disk, or an error says why it cannot be."""
+        if self._is_finished:
+            return
+        if self._decoder is None:
+            raise InvalidPackage("the package does not have this file", member=self.file.href)
+        if self._chunks is not None:
+            self._chunks.finish()
+        self._carry_out(self._decoder.finish(nothing_kept if self._spool is None else self._spool.read))
+        self._compare_capacity()
+        self._volume().finish()
+        self._is_finished = True
+        self._drop_spool()
+
+    def close(self) -> None:
+        """Take away what is not finished; idempotent."""
+        self._drop_spool()
+        if self.writer is not None:
+            self.writer.discard()
+
+    def _carry_out(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, Keep):
+                if self._spool is None:
+                    self._spool = self._landing.new_spool()
+                self._spool.write(event.disk_offset, event.data)
+            else:
+                self._volume().write_at(event.guest_offset, event.data)
+
+    def _volume(self) -> VolumeWriter:
+        """The volume; made when it is first needed, because the size stands in the disk file, not in the descriptor."""
+        if self.writer is None:
+            size = self._decoder.virtual_size if self._decoder else None
+            if size is None:  # a raw disk in gzip: only its end would tell
+                size = self.disk.capacity
+            if size is None:
+                raise InvalidPackage(
+                    "neither the file nor the descriptor says how large the disk is", member=self.file.href
+                )
+            self.writer = self._landing.new_volume(align_up(size, SECTOR))
+        return self.writer
+
+    def _inflated_limit(self) -> int:
+        """A compressed file may inflate to the disk and its tables, not to more."""
+        return (
+            MAX_VIRTUAL_SIZE
+            if self.disk.capacity is None
+            else self.disk.capacity + self.disk.capacity // 64 + (64 << 20)
+        )
+
+    def _compare_capacity(self) -> None:
+        size = self._decoder.virtual_size if self._decoder else None
+        if size is None or self.disk.capacity in {None, size}:
+            return
+        if size > self._volume().virtual_size:
+            raise InvalidPackage(
+                f"holds {size} bytes, more than the capacity of {self.disk.capacity} in the descriptor",
+                member=self.file.href,
+            )
+        self.warnings.append(f"{self.file.href}: the descriptor says {self.disk.capacity} bytes, the disk has {size}")
+
+    def _drop_spool(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+
+def _hint(uri: str) -> str | None:
+    """The format that the descriptor names beyond doubt; oVirt says "vmdk.html#sparse" of raw disks."""
+    uri = uri.lower()
+    if "streamoptimized" in uri:
+        return "vmdk"
+    return "qcow2" if "qcow" in uri else None

@@ -1,0 +1,155 @@
+"""From what a descriptor says to a machine of the pool; what cannot be kept as it was is said in words."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ovafs.errors import InvalidPackage
+from ovafs.formats.ovf.read_model import ControllerKind
+from ovafs.inventory.define import new_mac
+from ovafs.inventory.rules import check_machine
+from ovafs.model import CpuTopology, Disk, DiskFormat, DiskInterface, Machine, MachineKind, Nic, NicModel, Volume
+from ovafs.units import GIB
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ovafs.formats.ovf.read_model import DiskSlot, NetworkAdapter, System
+
+_INTERFACES = {
+    ControllerKind.IDE: DiskInterface.IDE,
+    ControllerKind.SATA: DiskInterface.SATA,
+    ControllerKind.VIRTIO: DiskInterface.VIRTIO,
+    ControllerKind.VIRTIO_SCSI: DiskInterface.VIRTIO_SCSI,
+}
+
+
+class ImportChoices(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user wants; None and empty: as the package says.
+
+    ``format`` is that of the new volumes; ``spool_limit`` is in bytes.
+    """
+
+    name: str | None = None
+    memory: int | None = None
+    kind: MachineKind | None = None
+    networks: Mapping[str, str] = msgspec.field(default_factory=dict)
+    format: DiskFormat = DiskFormat.QCOW2
+    spool_limit: int = GIB
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """What the pool has already, and a new machine cannot have too. ``names`` are of (kind, name)."""
+
+    uuids: set[str]
+    names: set[tuple[MachineKind, str]]
+    macs: set[str]
+
+
+def make_machine(
+    system: System, volumes: Mapping[str, Volume], choices: ImportChoices, taken: Taken, default_name: str
+) -> tuple[Machine, list[str]]:
+    """The machine for ``system``, whose disks (by their id in the descriptor) are ``volumes``; and warnings.
+
+    What it takes is added to ``taken``. Raises InvalidDefinition when what the package says cannot be.
+    """
+    warnings = list(system.warnings)
+    kind = choices.kind or system.kind
+    name = _free_name(choices.name or system.name or default_name, kind, taken)
+    if name != (choices.name or system.name or default_name):
+        warnings.append(f"the name is taken; the machine is called {name!r}")
+    memory = choices.memory or system.memory
+    if memory is None:
+        warnings.append("the package does not say how much memory; the machine has 1 GiB")
+    now = int(time.time())
+    machine = Machine(
+        uuid=_free_uuid(system.uuid, taken, warnings),
+        name=name,
+        kind=kind,
+        description=system.description,
+        memory=memory or GIB,
+        cpu=system.cpu or CpuTopology(),
+        firmware=system.firmware,
+        os=system.os,
+        created=now if system.created is None else max(0, min(system.created, now)),
+        modified=now,
+        disks=_disks(system.disks, name, volumes, warnings),
+        nics=_nics(system.nics, choices.networks, taken, warnings),
+    )
+    warnings += _left_out(system)
+    check_machine(machine)
+    taken.uuids.add(machine.uuid)
+    taken.names.add((kind, name))
+    return machine, warnings
+
+
+def _free_name(name: str, kind: MachineKind, taken: Taken) -> str:
+    candidate, number = name, 2
+    while (kind, candidate) in taken.names:
+        candidate, number = f"{name[:240]}-{number}", number + 1
+    return candidate
+
+
+def _free_uuid(wanted: str, taken: Taken, warnings: list[str]) -> str:
+    if wanted and wanted not in taken.uuids:
+        return wanted
+    if wanted:
+        warnings.append(f"the UUID {wanted} is taken; the machine has a new one")
+    return str(uuid.uuid4())
+
+
+def _disks(
+    slots: Sequence[DiskSlot], name: str, volumes: Mapping[str, Volume], warnings: list[str]
+) -> tuple[Disk, ...]:
+    boot = next((number for number, slot in enumerate(slots) if slot.boot), 0)
+    disks = []
+    for number, slot in enumerate(slots):
+        alias = slot.alias or f"{name[:240]}_Disk{number + 1}"
+        interface = _INTERFACES.get(slot.controller) if slot.controller else None
+        if interface is None:
+            interface = DiskInterface.SATA  # the one that most guests boot from without new drivers
+            warnings.append(f"disk {alias!r}: controller {slot.model or slot.controller or 'unknown'} becomes SATA")
+        volume = volumes.get(slot.disk.id)
+        if volume is None:
+            raise InvalidPackage(f"the disk {slot.disk.id!r} has no content in the package")
+        disks.append(Disk(uuid=str(uuid.uuid4()), alias=alias, volume=volume, interface=interface, boot=number == boot))
+    return tuple(disks)
+
+
+def _nics(
+    adapters: Sequence[NetworkAdapter], networks: Mapping[str, str], taken: Taken, warnings: list[str]
+) -> tuple[Nic, ...]:
+    nics = []
+    for number, adapter in enumerate(adapters, 1):
+        name = adapter.name or f"nic{number}"
+        if adapter.model is None:
+            warnings.append(f"adapter {name!r}: model {adapter.model_text or 'unknown'} becomes e1000")
+        mac = adapter.mac
+        if not mac or mac in taken.macs:
+            new = new_mac(taken.macs)
+            if mac:
+                warnings.append(f"adapter {name!r}: the MAC address {mac} is taken; it has {new}")
+            mac = new
+        taken.macs.add(mac)
+        network = networks.get(adapter.network, adapter.network)
+        nics.append(
+            Nic(uuid=str(uuid.uuid4()), name=name, network=network, mac=mac, model=adapter.model or NicModel.E1000)
+        )
+    return tuple(nics)
+
+
+def _left_out(system: System) -> list[str]:
+    """What the pool has no place for."""
+    left = []
+    if system.nvram is not None:
+        left.append(f"the firmware's variables ({system.nvram.href}) are left out")
+    if system.tpm is not None:
+        left.append(f"the TPM's state ({system.tpm.href}) is left out")
+    left += [f"the medium {drive.file.href} is left out" for drive in system.drives if drive.file is not None]
+    if system.unknown:
+        left.append(f"{len(system.unknown)} elements of the descriptor have no place in the pool")
+    return left
