@@ -153,8 +153,9 @@ class NewFile:
             self._early_start = end
 
     def remove(self) -> None:
-        """Remove the file, then close it; of a failure only a leftover file remains."""
+        """Remove the file, then close it; idempotent. If that fails, a file is left over, no more."""
         self._queue = []
+        self._error = self._error or WriteFailed(self.path, "was removed", "begin again")
         with contextlib.suppress(OSError):
             os.unlink(self.path)
         with contextlib.suppress(OSError):
