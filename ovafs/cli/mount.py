@@ -85,5 +85,5 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         handles = Handles(tree, packager)
         stack.callback(handles.close)
         ownership = Ownership(options.uid, options.gid, options.mode)
-        operations = Operations(tree, handles, ownership, inventory.statvfs_path)
+        operations = Operations(tree, handles, ownership)
         fuse_mount.run(operations, mountpoint, options, source, on_ready)

@@ -15,7 +15,6 @@ import stat
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import pyfuse3
-import trio
 
 from ovafs.errors import OvafsError, ReadOnly
 from ovafs.fuse.errnos import errno_of
@@ -86,12 +85,11 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = True  # NFS: handles are opened again by inode number
     enable_writeback_cache = False
 
-    def __init__(self, tree: Tree, handles: Handles, ownership: Ownership, statvfs_path: str) -> None:
+    def __init__(self, tree: Tree, handles: Handles, ownership: Ownership) -> None:
         super().__init__()
         self._tree = tree
         self._handles = handles
         self._ownership = ownership
-        self._statvfs_path = statvfs_path
         self._directories: dict[int, Directory] = {}
         self._listings: dict[int, list[Entry]] = {}
         self._last_directory = 0
@@ -158,7 +156,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
-        source = await trio.to_thread.run_sync(os.statvfs, self._statvfs_path)
+        source = await self._tree.space()
         result = pyfuse3.StatvfsData()
         for field in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail"):
             setattr(result, f"f_{field}", getattr(source, f"f_{field}"))

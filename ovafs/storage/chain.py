@@ -46,6 +46,10 @@ MAX_EXTENTS = 16 << 20
 ANSWER_SECONDS = 60.0
 """A process that waits for a mount cannot be killed until it is answered, so storage that hangs becomes an error."""
 
+THREADS = 16
+"""Threads that wait for the storage of one chain. Each chain has its own limit: one whose storage hangs, and with it
+all its threads, must leave the others theirs."""
+
 INFLATED_BYTES = 8 << 20
 """Inflated clusters that a chain keeps, so that small reads do not inflate the same cluster again and again."""
 
@@ -119,6 +123,7 @@ class Chain:
         self._inflated: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._inflated_size = 0
         self._inflated_lock = threading.Lock()
+        self._limiter = trio.CapacityLimiter(THREADS)
 
     @property
     def extents(self) -> ExtentMap:
@@ -198,7 +203,11 @@ class Chain:
             return
         with trio.move_on_after(ANSWER_SECONDS):
             buffer[done:] = await trio.to_thread.run_sync(
-                self._read_blocking, guest_offset + done, len(buffer) - done, abandon_on_cancel=True
+                self._read_blocking,
+                guest_offset + done,
+                len(buffer) - done,
+                abandon_on_cancel=True,
+                limiter=self._limiter,
             )
             return
         raise ReadFailed(self.files[0].path, f"the storage did not answer within {ANSWER_SECONDS:.0f} s")
@@ -225,8 +234,9 @@ class Chain:
             layer = extents.layers[index]
             if extents.kinds[index] == Kind.DATA:
                 part = buffer if length == size else buffer[position : position + length]
-                position += (count := self.files[layer].read_cached(part, hosts[index] + skipped))
-                touched.add(layer)
+                if count := self.files[layer].read_cached(part, hosts[index] + skipped):
+                    position += count
+                    touched.add(layer)  # not else: on a network file system a mere fstat may wait
                 if count < length:
                     break
             else:

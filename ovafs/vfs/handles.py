@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ovafs.errors import OvafsError, ReadFailed, StaleHandle, VolumeChanged
-from ovafs.storage.chain import ANSWER_SECONDS
+from ovafs.errors import OvafsError, StaleHandle, VolumeChanged
 
 if TYPE_CHECKING:
     from ovafs.transfer.packager import OpenPackage, Packager
@@ -59,7 +58,7 @@ class Handles:
                 if pin.package is None:
                     pin.package = await self._open_package(node)
                 else:
-                    self._check_unchanged(pin.package, node)
+                    await self._check_unchanged(pin.package, node)
         except BaseException:
             self._release(pin)
             raise
@@ -101,10 +100,10 @@ class Handles:
                 pin.package.close()
                 pin.package = None
 
-    def _check_unchanged(self, package: OpenPackage, node: MachineFile) -> None:
+    async def _check_unchanged(self, package: OpenPackage, node: MachineFile) -> None:
         """A generation that others still hold, but whose images changed under them, is no use to a new handle."""
         try:
-            package.check_unchanged()
+            await self._tree.threads.answer(node.machine.uuid, node.machine.name, package.check_unchanged)
         except VolumeChanged as error:
             self._tree.doubt(node)
             raise StaleHandle(f"{node.machine.name}: {error.summary}") from error
@@ -112,9 +111,7 @@ class Handles:
     async def _open_package(self, node: MachineFile) -> OpenPackage:
         opening = _Opening(self._packager, node)
         try:
-            with trio.move_on_after(ANSWER_SECONDS):
-                return await trio.to_thread.run_sync(opening.run, abandon_on_cancel=True)
-            raise ReadFailed(node.machine.name, f"the storage did not answer within {ANSWER_SECONDS:.0f} s")
+            return await self._tree.threads.answer(node.machine.uuid, node.machine.name, opening.run)
         except StaleHandle:
             self._tree.doubt(node)
             raise

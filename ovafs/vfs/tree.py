@@ -12,17 +12,18 @@ found last. That is safe: ``open`` plans again, and answers ESTALE when the gene
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from ovafs.errors import InvalidDefinition, MachineNotFound, OvafsError, ReadFailed, StaleHandle
+from ovafs.errors import InvalidDefinition, MachineNotFound, OvafsError, StaleHandle
 from ovafs.inventory.inventory import DamagedMachine
 from ovafs.model import Machine, MachineKind
-from ovafs.storage.chain import ANSWER_SECONDS
 from ovafs.vfs.names import file_names
 from ovafs.vfs.nodes import ROOT_INODE, Directory, MachineFile, entry_cookie, machine_inode
+from ovafs.vfs.threads import Threads, no_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -84,6 +85,7 @@ class Tree:
         self._changed_ns = dict.fromkeys((None, *MachineKind), time.time_ns())
         self._nodes: dict[int, MachineFile] = {}
         self._refreshing = trio.Lock()
+        self.threads = Threads()
 
     async def lookup(self, parent: int, name: bytes) -> Node:
         """The node under a name of a directory; ``.`` of any inode ever shown, ``..`` of any directory.
@@ -183,15 +185,22 @@ class Tree:
             if entry.node is node:
                 self._settle(entry, error)
 
+    async def space(self) -> os.statvfs_result:
+        """How much room there is where the machines come from."""
+        return await self._ask_inventory(os.statvfs, self._inventory.statvfs_path)
+
+    async def _ask_inventory(self, function: Callable[..., _T], *arguments: object) -> _T:
+        return await self.threads.answer(None, "the inventory", function, *arguments)
+
     async def _refresh_catalog(self) -> None:
         """Take over what changed in the inventory; machines that did not change keep their entries."""
         async with self._refreshing:
-            revision = await _answer(self._inventory.revision)
+            revision = await self._ask_inventory(self._inventory.revision)
             self._revision_checked = trio.current_time()
             if revision == self._revision:
                 return
-            machines, damaged = await _answer(self._inventory.snapshot)
-            await _answer(self._packager.preload, machines)
+            machines, damaged = await self._ask_inventory(self._inventory.snapshot)
+            await self._ask_inventory(self._packager.preload, machines)
             previous = [entry for entries in self._entries.values() for entry in entries.values()]
             for kind in MachineKind:
                 merged = self._merge(kind, [*machines, *damaged])
@@ -216,24 +225,50 @@ class Tree:
 
     async def _refresh_entries(self, entries: Sequence[Entry]) -> None:
         """Describe anew every entry that is not fresh; few threads for many, since each switch costs 0.1 ms."""
-        stale = [entry for entry in entries if not entry.is_fresh]
+        stale = []
+        for entry in entries:
+            if self.threads.is_hanging(entry.machine.uuid):
+                self._settle(entry, no_answer(entry.machine.name))
+            elif not entry.is_fresh:
+                stale.append(entry)
+        late = 0
         while stale:
-            machines = [entry.machine for entry in stale]
-            results: list[Description | OvafsError] = []
-            with trio.move_on_after(ANSWER_SECONDS) as limit:
-                await trio.to_thread.run_sync(self._describe_some, machines, results, abandon_on_cancel=True)
-            if limit.cancelled_caught:
-                # A thread that was given up may still append to its list, which nobody reads any more.
-                results = [*results, _no_answer(machines[len(results)].name)]
+            # Many machines may lie on storage that hangs: all waits together are bounded, at 1.65 times the first.
+            results, is_late = await self._describe_some([entry.machine for entry in stale], patience=(1 + late) ** -2)
             for entry, result in zip(stale, results, strict=False):
                 self._settle(entry, result)
+            if is_late:
+                late += 1
+                stale[len(results) - 1].checked = float("-inf")  # who asks for it alone waits longer
             stale = stale[len(results) :]
 
-    def _describe_some(
-        self, machines: Sequence[Machine | DamagedMachine], results: list[Description | OvafsError]
+    async def _describe_some(
+        self, machines: Sequence[Machine | DamagedMachine], patience: float
+    ) -> tuple[list[Description | OvafsError], bool]:
+        """The descriptions of the first machines, as many as fit into a slice of time, at least one.
+
+        Also whether the last of them is none because it did not come in time.
+        """
+        results: list[Description | OvafsError] = []
+        seconds = min(
+            SLICE_SECONDS, self.threads.seconds * patience
+        )  # so that one that is late stops after its machine
+        try:
+            await self.threads.run(
+                lambda: self._describe_in_thread(machines, results, seconds),
+                lambda: machines[min(len(results), len(machines) - 1)].uuid,
+                patience,
+            )
+        except trio.TooSlowError:
+            # The thread may still append to its list, which nobody reads any more.
+            results = results[: len(machines) - 1]
+            return [*results, no_answer(machines[len(results)].name)], True
+        return results, False
+
+    def _describe_in_thread(
+        self, machines: Sequence[Machine | DamagedMachine], results: list[Description | OvafsError], seconds: float
     ) -> None:
-        """Describe machines in their order until a slice of time is over; at least one."""
-        end = time.monotonic() + SLICE_SECONDS
+        end = time.monotonic() + seconds
         for machine in machines:
             if isinstance(machine, DamagedMachine):
                 results.append(InvalidDefinition(machine.reason, "remove it and add it again"))
@@ -281,14 +316,3 @@ class Tree:
     def _drop_if_unused(self, node: MachineFile) -> None:
         if node.lookups <= 0 and not node.is_current:
             self._nodes.pop(node.inode, None)
-
-
-async def _answer(function: Callable[..., _T], *arguments: object) -> _T:
-    """Run a blocking function of the inventory in a thread, with a limit to the wait."""
-    with trio.move_on_after(ANSWER_SECONDS):
-        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
-    raise _no_answer("the inventory")
-
-
-def _no_answer(name: str) -> ReadFailed:
-    return ReadFailed(name, f"the storage did not answer within {ANSWER_SECONDS:.0f} s")

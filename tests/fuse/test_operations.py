@@ -29,7 +29,7 @@ OWNERSHIP = Ownership(uid=7, gid=8, mode=0o440)
 def make_operations(packager: FakePackager | None = None) -> Operations:
     fake = cast("Packager", packager or FakePackager())
     tree = Tree(MemoryInventory([machine(1)]), fake)
-    return Operations(tree, Handles(tree, fake), OWNERSHIP, "/")
+    return Operations(tree, Handles(tree, fake), OWNERSHIP)
 
 
 async def lookup(operations: Operations) -> pyfuse3.EntryAttributes:

@@ -18,6 +18,7 @@ from ovafs.storage import chain as chain_module
 from ovafs.storage import qcow2
 from ovafs.storage.backing import choose_format
 from ovafs.storage.chain import open_chain
+from ovafs.storage.source_file import SourceFile
 from ovafs.streams.extents import ExtentMap
 from tests.support.chains import check_reads, opened, read, read_disk
 from tests.support.images import convert, create, io, make_chain, run
@@ -223,6 +224,51 @@ async def test_cancelled_reader(noise: Path, slow: tuple[threading.Event, thread
         await trio.sleep(0.01)
     assert disk.files[0].fileno() < 0
     assert buffer == b"\xee" * 4096
+
+
+async def test_a_chain_whose_storage_hangs_takes_no_threads_from_others(
+    tmp_path: Path, noise: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (other := tmp_path / "other.raw").write_bytes(noise.read_bytes())
+    real = os.preadv
+    go_on = threading.Event()
+    with opened(noise, "raw") as hanging, opened(other, "raw") as healthy:
+
+        def preadv(descriptor: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+            if flags:
+                raise BlockingIOError(errno.EAGAIN, "would block")
+            if descriptor == hanging.files[0].fileno():
+                go_on.wait(20)
+            return real(descriptor, buffers, offset)
+
+        monkeypatch.setattr("ovafs.storage.source_file.os.preadv", preadv)
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):  # more than the threads that trio gives to all
+                nursery.start_soon(read, hanging, 0, 4096)
+            await trio.sleep(0.1)
+            with trio.fail_after(10):
+                assert await read(healthy, 0, 4096) == noise.read_bytes()[:4096]
+            assert not go_on.is_set()
+            go_on.set()
+
+
+async def test_no_look_at_a_file_of_which_nothing_was_in_memory(
+    noise: Path, nothing_cached: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network file system that look would wait, on the event loop."""
+    with opened(noise, "raw") as disk:
+        loop = threading.get_ident()
+        looked: list[int] = []
+        real = type(disk.files[0]).check_unchanged
+
+        def check_unchanged(file: SourceFile) -> None:
+            looked.append(threading.get_ident())
+            real(file)
+
+        monkeypatch.setattr(SourceFile, "check_unchanged", check_unchanged)
+        await read(disk, 0, 4096)
+        assert looked
+        assert loop not in looked
 
 
 async def test_closed_chain_reads_nothing(noise: Path) -> None:
