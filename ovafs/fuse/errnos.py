@@ -17,6 +17,7 @@ ERRNOS: dict[type[errors.OvafsError], int] = {
     errors.VolumeBusy: errno.EBUSY,
     errors.VolumeChanged: errno.ESTALE,
     errors.ReadFailed: errno.EIO,
+    errors.WriteFailed: errno.EIO,
     errors.MachineNotFound: errno.ENOENT,
     errors.InvalidDefinition: errno.EIO,
     errors.InvalidPackage: errno.EINVAL,
