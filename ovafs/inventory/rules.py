@@ -22,8 +22,8 @@ MAX_MEMORY = 64 * KIB * GIB
 MAX_CPUS = 4096
 MAX_DEVICES = 1024
 """Disks, and NICs, of one machine."""
-MAX_TIME = 253_402_300_799
-"""The last second of the year 9999: what every date format can write."""
+MAX_TIME = 8**11 - 1
+"""In the year 2242: the latest time that the header of a tar member can hold."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")

@@ -15,6 +15,7 @@ import pytest
 
 from ovafs.errors import ImageUnavailable, StaleHandle, VolumeBusy, VolumeChanged
 from ovafs.formats.ovf.ovirt import write_ovf
+from ovafs.inventory.rules import MAX_TIME, check_machine
 from ovafs.storage.chain import open_chain
 from ovafs.storage.map_cache import MapCache
 from ovafs.streams.qcow2 import l2_tables
@@ -296,6 +297,12 @@ def test_a_time_in_the_future_is_not_shown(builder: PoolBuilder, packager: Packa
     image = raw_image(builder.images / "a.raw")
     os.utime(image.path, (4_000_000_000, 4_000_000_000))
     assert packager.describe(builder.add("web", image)).mtime_ns <= time.time_ns()
+
+
+def test_the_latest_time_that_a_definition_can_have(builder: PoolBuilder, packager: Packager) -> None:
+    machine = msgspec.structs.replace(builder.add("web"), modified=MAX_TIME)
+    check_machine(machine)
+    packager.describe(machine)
 
 
 def test_times_of_whole_seconds_are_believed_later(
