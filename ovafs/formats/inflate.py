@@ -2,7 +2,7 @@
 
 | piece | what it is |
 |---|---|
-| compressed cluster of qcow2, type 0 | a raw deflate stream (RFC 1951) with a window of 4 KiB |
+| compressed cluster of qcow2, type 0 | a raw deflate stream (RFC 1951); QEMU writes it with a window of 4 KiB |
 | compressed cluster of qcow2, type 1 | one zstd frame |
 | grain of a VMDK | a zlib stream (RFC 1950), though VMware's paper says RFC 1951 |
 | gzip file | members one behind the other (RFC 1952) |
@@ -35,7 +35,9 @@ except ImportError:
 else:
     INFLATE_ERRORS = (*INFLATE_ERRORS, igzip_lib.IsalError)  # type: ignore[arg-type]  # its stub calls the class an instance
 
-_RAW_4_KIB = -12
+# A larger window reads streams of a smaller one. QEMU asks for 4 KiB, but zlib does not hold a stream to it while all
+# of its output is in one buffer, so QEMU reads streams of any window; isal would refuse them.
+_RAW = -15
 _ZLIB = 15
 _GZIP = 31
 
@@ -68,12 +70,12 @@ class GzipDecompressor(Decompressor, Protocol):
 
 
 def _deflate(window_bits: int) -> GzipDecompressor:
-    # isal takes half the time, and refuses a distance beyond the window and a wrong checksum as zlib does.
+    # isal takes half the time, and checks the checksums as zlib does.
     return zlib.decompressobj(window_bits) if isal_zlib is None else isal_zlib.decompressobj(window_bits)
 
 
 _CLUSTER_DECOMPRESSORS: dict[Compression, Callable[[], Decompressor]] = {
-    Compression.DEFLATE: lambda: _deflate(_RAW_4_KIB),
+    Compression.DEFLATE: lambda: _deflate(_RAW),
     Compression.ZSTD: ZstdDecompressor,
 }
 
@@ -90,7 +92,10 @@ def inflate_cluster(
 
     Anything may follow: a descriptor knows the length only to the sector. Raises InvalidImage.
     """
-    return _inflate(_CLUSTER_DECOMPRESSORS[compression](), data, cluster_size, cluster_size, path)
+    try:
+        return _inflate(_CLUSTER_DECOMPRESSORS[compression](), data, cluster_size, cluster_size)
+    except ValueError as error:
+        raise InvalidImage(path, f"a compressed cluster {error}") from error
 
 
 def inflate_grain(data: bytes | memoryview, needed: int, grain_size: int, path: str) -> bytes:
@@ -98,17 +103,19 @@ def inflate_grain(data: bytes | memoryview, needed: int, grain_size: int, path: 
 
     Raises InvalidImage.
     """
-    return _inflate(_deflate(_ZLIB), data, needed, grain_size, path)[0]
+    try:
+        return _inflate(_deflate(_ZLIB), data, needed, grain_size)[0]
+    except ValueError as error:
+        raise InvalidImage(path, f"a compressed grain {error}") from error
 
 
-def _inflate(
-    decompressor: Decompressor, data: bytes | memoryview, least: int, most: int, path: str
-) -> tuple[bytes, int]:
+def _inflate(decompressor: Decompressor, data: bytes | memoryview, least: int, most: int) -> tuple[bytes, int]:
+    """Raises ValueError with a reason."""
     try:
         # One byte more than may come is asked for, so that a stream that goes on is told from one that ends here.
         result = decompressor.decompress(data, most + 1)
     except INFLATE_ERRORS as error:
-        raise InvalidImage(path, f"compressed data is damaged ({error})") from error
+        raise ValueError(f"is damaged ({error})") from error
     if not least <= len(result) <= most or not decompressor.eof:
-        raise InvalidImage(path, f"compressed data does not hold {least} bytes")
+        raise ValueError(f"does not hold {least} bytes")
     return result, len(data) - len(decompressor.unused_data)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from ovafs.errors import InvalidImage
 from ovafs.formats.detect import HEAD_SIZE
+from ovafs.formats.inflate import inflate_cluster
 from ovafs.formats.qcow2.header import header_area, parse_header
 from ovafs.formats.qcow2.tables import L2Decoder, compressed_range, l2_table_runs
 from ovafs.storage.data_ranges import data_ranges
-from ovafs.storage.inflate import inflate_cluster
 from ovafs.streams.extents import ExtentMap, Kind
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def qcow2_extents(file: SourceFile, header: Header, max_extents: int) -> ExtentM
 def read_cluster(file: SourceFile, descriptor: int, header: Header) -> bytes:
     """The bytes of a compressed cluster, inflated. Raises InvalidImage, ReadFailed, VolumeChanged."""
     offset, length = compressed_range(descriptor, header.cluster_bits)
-    return inflate_cluster(file.read(offset, length), header.compression, header.cluster_size, file.path)
+    return inflate_cluster(file.read(offset, length), header.compression, header.cluster_size, file.path)[0]
 
 
 def _without_holes(extents: ExtentMap, file: SourceFile) -> ExtentMap:

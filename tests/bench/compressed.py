@@ -7,9 +7,9 @@ import time
 import zlib
 from typing import TYPE_CHECKING
 
+from ovafs.formats.inflate import inflate_cluster
 from ovafs.formats.qcow2.header import Compression
 from ovafs.model import DiskFormat
-from ovafs.storage.inflate import inflate_cluster
 from tests.bench import inputs, mounts
 from tests.bench.measure import take_turns
 from tests.bench.random_reader import drop_cached_pages

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ovafs.formats.detect import HEAD_SIZE, detect_format
+from ovafs.formats.detect import HEAD_SIZE, detect_format, matching_formats
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,3 +82,11 @@ def _zip() -> bytes:
 )
 def test_other_files(data: bytes, name: str) -> None:
     assert detect_format(data) == name
+
+
+def test_files_of_several_formats() -> None:
+    """Made so that two programs take them for different things."""
+    assert matching_formats(bytes(512)) == ()
+    assert matching_formats(b"QFI\xfb".ljust(512)) == ("qcow2",)
+    assert matching_formats(b"QFI\xfb".ljust(0x40) + b"\x7f\x10\xda\xbe") == ("qcow2", "vdi")
+    assert matching_formats(b"\x1f\x8b".ljust(257) + b"ustar") == ("tar", "gzip")

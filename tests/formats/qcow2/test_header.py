@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ovafs.errors import InvalidImage, OvafsError, UnsupportedFeature
-from ovafs.formats.qcow2.header import Compression, header_area, parse_header
+from ovafs.formats.qcow2.header import Compression, References, header_area, parse_header, parse_references
 from tests.support.images import create, hand_made, run
 
 if TYPE_CHECKING:
@@ -171,3 +171,11 @@ def test_messages_are_printable() -> None:
     with pytest.raises(OvafsError) as caught:
         parse_header(hand_made(incompatible=1 << 40, extensions=names), "x")
     assert str(caught.value).isprintable()
+
+
+def test_references() -> None:
+    """What an importer looks at beside the disk itself."""
+    data = hand_made(snapshots=3, refcount_clusters=2)
+    assert parse_references(data) == References(0, 65536, 2, 3)
+    assert parse_references(hand_made(backing=b"base.raw")).backing_file_offset == 112
+    assert parse_references(hand_made(version=2, backing=b"base.raw")).backing_file_offset == 72

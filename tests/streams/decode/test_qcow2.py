@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -133,6 +134,20 @@ def test_tiny_disks(size: int, tmp_path: Path) -> None:
     if size:
         images.io(image, f"write -P 9 {size - 512} 512")
     assert_decodes(make, image.read_bytes(), bytes(max(0, size - 512)) + b"\x09" * min(size, 512), tiny=True)
+
+
+def test_a_window_larger_than_qemus(tmp_path: Path) -> None:
+    """Compressed by others than QEMU, which reads it."""
+    content = (random.Random(2).randbytes(30_000) * 3)[:65536]
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = stream.compress(content) + stream.flush()
+    entry = images.compressed_entry(5 << 16, len(packed))
+    image = tmp_path / "disk.qcow2"
+    image.write_bytes(
+        images.hand_made(size=65536, l1=[4 << 16 | images.COPIED], l2=[entry], tail=packed + bytes(-len(packed) % 512))
+    )
+    check(image)
+    assert decode(make(), image.read_bytes())[0] == content
 
 
 def test_a_large_sparse_disk(tmp_path: Path) -> None:

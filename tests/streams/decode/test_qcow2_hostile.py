@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
-import zlib
 
 import pytest
 
@@ -12,7 +11,7 @@ from ovafs.errors import InvalidPackage, UnsupportedFeature
 from ovafs.streams.decode import mapped
 from ovafs.streams.decode.qcow2 import Qcow2Decoder
 from tests.support.decoding import assert_decodes, assert_refused, decode, every, mutations, refusal
-from tests.support.images import COMPRESSED, COPIED, hand_made
+from tests.support.images import COMPRESSED, COPIED, compressed_entry, deflated, hand_made
 
 CLUSTER = 65536
 L2 = 4 * CLUSTER | COPIED
@@ -24,24 +23,13 @@ def make(size: int | None = None) -> Qcow2Decoder:
     return Qcow2Decoder("disk.qcow2", size)
 
 
-def deflate(data: bytes) -> bytes:
-    stream = zlib.compressobj(9, zlib.DEFLATED, -12)
-    return stream.compress(data) + stream.flush()
-
-
-def packed(offset: int, length: int, cluster_bits: int = 16) -> int:
-    """The L2 entry of a compressed cluster."""
-    sectors = (offset + length - 1) // 512 - offset // 512
-    return COMPRESSED | sectors << (70 - cluster_bits) | offset
-
-
 def bomb(cluster_bits: int = 21) -> bytes:
     """512 GiB of data in a file of 12 MiB: one compressed cluster of 2 MiB, mapped 262,144 times."""
     cluster = 1 << cluster_bits
-    data = deflate(b"\xa5" * cluster)
-    l2 = [packed(5 * cluster, len(data), cluster_bits)] * (cluster // 8)
-    sizes = {"cluster_bits": cluster_bits, "size": len(l2) * cluster}
-    return hand_made(**sizes, l1=[4 * cluster | COPIED], l2=l2, tail=data.ljust(cluster, b"\0"))
+    data = deflated(b"\xa5" * cluster)
+    l2 = [compressed_entry(5 * cluster, len(data), cluster_bits)] * (cluster // 8)
+    tail = data.ljust(cluster, b"\0")
+    return hand_made(cluster_bits=cluster_bits, size=len(l2) * cluster, l1=[4 * cluster | COPIED], l2=l2, tail=tail)
 
 
 def backing(name: bytes) -> bytes:
@@ -49,7 +37,7 @@ def backing(name: bytes) -> bytes:
 
 
 DATA_FILE = struct.pack(">II", 0x44415441, 11) + b"/etc/passwd".ljust(16, b"\0")
-TEXT = deflate(b"text" * (CLUSTER // 4))
+TEXT = deflated(b"text" * (CLUSTER // 4))
 BLOCK = b"D" * CLUSTER
 
 HOSTILE = {
@@ -114,31 +102,36 @@ HOSTILE = {
     "cut inside the L2 table": (hand_made(l1=[L2], l2=[0])[: 4 * CLUSTER + 100], "L2 table"),
     "cut inside the header": (hand_made()[:60], "cut off"),
     "cut inside the magic": (hand_made()[:6], "ends inside the qcow2 header"),
-    "compressed garbage": (hand_made(l1=[L2], l2=[COMPRESSED | DATA], tail=b"\xff" * 512), "compressed data"),
+    "compressed garbage": (hand_made(l1=[L2], l2=[COMPRESSED | DATA], tail=b"\xff" * 512), "compressed cluster"),
     "compressed and short": (
-        hand_made(l1=[L2], l2=[packed(DATA, 100)], tail=deflate(b"x" * 512).ljust(512)),
+        hand_made(l1=[L2], l2=[compressed_entry(DATA, 100)], tail=deflated(b"x" * 512).ljust(512)),
         "does not hold 65536 bytes",
     ),
     "compressed and long": (
-        hand_made(l1=[L2], l2=[packed(DATA, 1024)], tail=deflate(b"x" * (CLUSTER + 1)).ljust(1024)),
+        hand_made(l1=[L2], l2=[compressed_entry(DATA, 1024)], tail=deflated(b"x" * (CLUSTER + 1)).ljust(1024)),
         "does not hold 65536 bytes",
     ),
     "compressed twice": (
-        hand_made(l1=[L2], l2=[packed(DATA, len(TEXT))] * 2, tail=TEXT.ljust(512, b"\0")),
+        hand_made(l1=[L2], l2=[compressed_entry(DATA, len(TEXT))] * 2, tail=TEXT.ljust(512, b"\0")),
         "does not hold",
     ),
     "compressed and overlapping": (
         hand_made(
-            l1=[L2], l2=[packed(DATA, len(TEXT)), packed(DATA + 20, len(TEXT) - 20)], tail=TEXT.ljust(512, b"\0")
+            l1=[L2],
+            l2=[compressed_entry(DATA, len(TEXT)), compressed_entry(DATA + 20, len(TEXT) - 20)],
+            tail=TEXT.ljust(512, b"\0"),
         ),
-        "compressed data",
+        "does not hold",
     ),
     "compressed and standard": (
-        hand_made(l1=[L2], l2=[packed(DATA + 8, 512), ENTRY], tail=BLOCK),
+        hand_made(l1=[L2], l2=[compressed_entry(DATA + 8, 512), ENTRY], tail=BLOCK),
         "shares bytes",
     ),
-    "compressed inside the L2 table": (hand_made(l1=[L2], l2=[packed(4 * CLUSTER + 512, 512)]), "shares bytes"),
-    "compressed behind the end": (hand_made(l1=[L2], l2=[packed(1 << 40, 512)]), "behind the end"),
+    "compressed inside the L2 table": (
+        hand_made(l1=[L2], l2=[compressed_entry(4 * CLUSTER + 512, 512)]),
+        "shares bytes",
+    ),
+    "compressed behind the end": (hand_made(l1=[L2], l2=[compressed_entry(1 << 40, 512)]), "behind the end"),
     "bomb": (bomb(), "does not hold 2097152 bytes"),
 }
 
@@ -172,9 +165,13 @@ def late(l2: list[int], data: bytes, *, after: bytes = b"") -> bytes:
 
 def test_late_tables() -> None:
     """Standard and compressed clusters before their table, and behind it."""
-    two = TEXT + deflate(b"more" * (CLUSTER // 4))
+    two = TEXT + deflated(b"more" * (CLUSTER // 4))
     start = 5 * CLUSTER
-    entries = [4 * CLUSTER | COPIED, packed(start, len(TEXT)), packed(start + len(TEXT), len(two) - len(TEXT))]
+    entries = [
+        4 * CLUSTER | COPIED,
+        compressed_entry(start, len(TEXT)),
+        compressed_entry(start + len(TEXT), len(two) - len(TEXT)),
+    ]
     data = late([*entries, 7 * CLUSTER | COPIED], BLOCK + two, after=b"E" * CLUSTER)
     content = BLOCK + b"text" * (CLUSTER // 4) + b"more" * (CLUSTER // 4) + b"E" * CLUSTER
     record = assert_decodes(make, data, content.ljust(16 * CLUSTER, b"\0"))
@@ -186,10 +183,10 @@ LATE = {
     "data is the L1 table": late([3 * CLUSTER | COPIED], BLOCK),
     "data is the table": late([6 * CLUSTER | COPIED], BLOCK),
     "data over L1": late([2 * CLUSTER | COPIED, 3 * CLUSTER | COPIED], BLOCK),
-    "compressed twice": late([packed(4 * CLUSTER, len(TEXT))] * 2, TEXT),
-    "compressed in standard": late([packed(4 * CLUSTER + 20, 600), 4 * CLUSTER | COPIED], BLOCK),
-    "compressed in the header": late([packed(100, 600)], BLOCK),
-    "compressed into the table": late([packed(6 * CLUSTER - 10, 600)], BLOCK),
+    "compressed twice": late([compressed_entry(4 * CLUSTER, len(TEXT))] * 2, TEXT),
+    "compressed in standard": late([compressed_entry(4 * CLUSTER + 20, 600), 4 * CLUSTER | COPIED], BLOCK),
+    "compressed in the header": late([compressed_entry(100, 600)], BLOCK),
+    "compressed into the table": late([compressed_entry(6 * CLUSTER - 10, 600)], BLOCK),
 }
 
 
@@ -244,8 +241,8 @@ def test_mutations() -> None:
     standard = hand_made(
         cluster_bits=9, size=9 * 512, l1=[2048 | COPIED], l2=[2560 | COPIED, 1, 3072 | COPIED], tail=b"AB" * 512
     )
-    text = deflate(b"t" * 512)
-    entries = [packed(2560, len(text), 9), packed(2560 + len(text), len(text), 9)]
+    text = deflated(b"t" * 512)
+    entries = [compressed_entry(2560, len(text), 9), compressed_entry(2560 + len(text), len(text), 9)]
     mixed = hand_made(cluster_bits=9, size=9 * 512, l1=[2048 | COPIED], l2=entries, tail=(text * 2).ljust(512, b"\0"))
     for whole in (standard, mixed):
         assert refusal(make(len(whole)), whole) is None

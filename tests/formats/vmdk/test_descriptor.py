@@ -1,0 +1,100 @@
+"""Descriptors: of real writers, and of those who want a file of the host."""
+
+from __future__ import annotations
+
+import pytest
+
+from ovafs.errors import ImageError, InvalidImage, UnsupportedFeature
+from ovafs.formats.vmdk.descriptor import parse_descriptor
+from tests.support.decoding import mutations
+from tests.support.vmdk import descriptor
+
+OVFTOOL = (
+    b'# Disk DescriptorFile\nversion=1 \nCID=0078626b \nparentCID=ffffffff \ncreateType="streamOptimized" \n \n'
+    b'# Extent description\nRDONLY 4194304 SPARSE "generated-stream.vmdk"\n \n# The Disk Data Base \n#DDB\n \n'
+    b'ddb.adapterType = "lsilogic" \nddb.geometry.cylinders = "261" \n \n'
+)
+VIRTUALBOX = (
+    b'# Disk DescriptorFile\nversion=1\nCID=a46cecc7\nparentCID=ffffffff\ncreateType="streamOptimized"\n\n'
+    b'# Extent description\nRDONLY 8192 SPARSE "sp\xc3\xa4ce \xe8\x99\x9a-disk001.vmdk"\n\n'
+    b"# The disk Data Base \n#DDB\n\n"
+    b'ddb.geometry.cylinders="8"\nddb.uuid.image="c40d4923"\nddb.comment="Converted image from /tmp/vbx/d2.raw"\n'
+)
+OPEN_OVF = b'# Disk DescriptorFile\nCID=1\nparentCID=ffffffff\ncreateType=streamOptimized\nRDONLY 9 SPARSE "x.vmdk"\n'
+XEN_ORCHESTRA_OLD = descriptor().replace(b"\n", b"\n        ")
+VMWARE = descriptor(before='encoding="windows-1252"\nisNativeSnapshot="no"\n', extent='RW 2048 SPARSE "caf\xe9.vmdk"')
+
+
+@pytest.mark.parametrize(
+    "text", [OVFTOOL, VIRTUALBOX, OPEN_OVF, XEN_ORCHESTRA_OLD, VMWARE, OVFTOOL.replace(b"\n", b"\r\n")]
+)
+def test_descriptors_of_real_writers(text: bytes) -> None:
+    assert parse_descriptor(text, "disk") == "streamOptimized"
+    assert parse_descriptor(memoryview(text.ljust(20 * 512, b"\0")), "disk") == "streamOptimized"
+    assert parse_descriptor(text.replace(b"streamOptimized", b"monolithicSparse"), "disk") == "monolithicSparse"
+
+
+def test_a_name_that_is_not_utf_8() -> None:
+    assert parse_descriptor(descriptor(extent='RW 1 SPARSE "caf\u00e9"').decode().encode("latin-1"), "disk")
+
+
+SPARSE = 'RW 2048 SPARSE "disk.vmdk"'
+REFUSED = {
+    "flat, absolute": (descriptor("monolithicFlat", 'RW 2 FLAT "/etc/passwd" 0'), "extent of type 'FLAT'"),
+    "flat, relative": (descriptor("monolithicFlat", 'RW 2 FLAT "../../etc/passwd" 0'), "extent of type 'FLAT'"),
+    "flat, bare": (descriptor("monolithicSparse", 'RW 2 FLAT "secret.img" 0'), "extent of type 'FLAT'"),
+    "vmfs": (descriptor("vmfs", 'RW 2 VMFS "/etc/passwd"'), "extent of type 'VMFS'"),
+    "vmfs sparse": (descriptor("vmfsSparse", 'RW 2 VMFSSPARSE "x"'), "extent of type 'VMFSSPARSE'"),
+    "zero extent": (descriptor(extent="RW 2 ZERO"), "extent of type 'ZERO'"),
+    "sparse elsewhere": (descriptor(extent='RW 2 SPARSE "/dev/sda"'), "not a bare file name"),
+    "sparse above": (descriptor(extent='RW 2 SPARSE ".."'), "not a bare file name"),
+    "sparse, backslash": (descriptor(extent='RW 2 SPARSE "a\\\\b"'), "not a bare file name"),
+    "sparse without a name": (descriptor(extent="RW 2 SPARSE"), "not a bare file name"),
+    "two extents": (descriptor(extent=f"{SPARSE}\n{SPARSE}"), "VMDK of 2 extents"),
+    "no extent": (descriptor(extent=""), "VMDK of 0 extents"),
+    "another type": (descriptor("twoGbMaxExtentSparse"), "createType 'twoGbMaxExtentSparse'"),
+    "no type": (descriptor().replace(b"createType", b"ddb.type"), "createType ''"),
+    "type twice": (descriptor(before='createType="monolithicFlat"\n'), "sets 'createtype' twice"),
+    "type twice, other case": (descriptor(before='CREATETYPE="monolithicFlat"\n'), "sets 'createtype' twice"),
+    "parent": (descriptor(parent="12345678"), "with a parent"),
+    "parent's name": (descriptor(before='parentFileNameHint="/etc/passwd"\n'), "with a parent"),
+    "other lines": (descriptor(before="include /etc/passwd\n"), "neither an assignment nor an extent"),
+    "text behind the end": (descriptor() + b"\0RW 1 FLAT", "text behind its end"),
+    "no signature": (b"version=1\n" + descriptor(), "signature"),
+    "nothing": (b"", "signature"),
+    "zeros": (bytes(512), "signature"),
+    "random": (b"\xff\xfe\xfd" * 100, "signature"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_descriptors_that_are_refused(name: str) -> None:
+    text, message = REFUSED[name]
+    with pytest.raises((InvalidImage, UnsupportedFeature), match=message):
+        parse_descriptor(text, "disk")
+
+
+def test_messages_are_short() -> None:
+    for text in (
+        descriptor("x" * 10_000),
+        descriptor(extent="y" * 10_000),
+        descriptor(extent=f'RW 1 SPARSE "/{"z" * 9999}"'),
+    ):
+        with pytest.raises(ImageError) as caught:
+            parse_descriptor(text, "disk")
+        assert len(str(caught.value)) < 300
+
+
+def test_mutations() -> None:
+    for text in mutations(VIRTUALBOX, 500, seed=1):
+        try:
+            parse_descriptor(text, "disk")
+        except ImageError:
+            continue
+
+
+def test_time_is_bounded() -> None:
+    """A megabyte of what makes regular expressions go back and forth."""
+    for filler in (b" ", b"\t ", b'"', b"RW 1 ", b"a=", b"\n"):
+        with pytest.raises(ImageError):
+            parse_descriptor(b"# Disk DescriptorFile\nRW 1" + filler * ((1 << 20) // len(filler)) + b"x", "disk")
