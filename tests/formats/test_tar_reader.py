@@ -346,6 +346,11 @@ def test_zeros_behind_the_end(zeros: int) -> None:
     assert found.ending == Ending(complete=True, end_blocks=True, member="", missing=0)
 
 
+def test_an_archive_of_nothing() -> None:
+    found = every_way(bytes(10240))
+    assert (found.members, found.ending.end_blocks) == ([], True)
+
+
 # -- the size in characters of oVirt up to 4.5.4 -------------------------------------------------------------------
 
 

@@ -148,7 +148,7 @@ class Hardware:
         controller = self._controllers.get(item.get("Parent"))
         slot = DiskSlot(
             disk=disk,
-            alias=disk.alias or item.title,
+            alias=disk.alias or item.get("ElementName", "Caption"),
             controller=disk.interface or (controller.kind if controller else None),
             model=controller.model if controller else "",
             bus=controller.bus if controller else None,

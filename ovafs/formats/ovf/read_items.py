@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from ovafs.errors import InvalidPackage
 from ovafs.formats.ovf.read_envelope import applies
 from ovafs.formats.ovf.read_model import ControllerKind, NetworkAdapter
 from ovafs.formats.ovf.read_xml import VMWARE, attribute, elements, local_name, namespace, text_of
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 CPU, MEMORY, IDE, SCSI, NIC, FLOPPY, CD, DVD, DISK, STORAGE = 3, 4, 5, 6, 10, 14, 15, 16, 17, 20
 
-MAX_PROCESSORS = 65_536
+MAX_PROCESSORS = 1 << 20
 
 _ITEMS = ("Item", "StorageItem", "EthernetPortItem")
 _MAC = re.compile(r"[0-9a-f]{2}(?:[:-]?[0-9a-f]{2}){5}")
@@ -135,9 +136,14 @@ def read_cpu(item: Item) -> CpuTopology:
         return whole_number(text, f"processors ({name})", lowest=1, highest=MAX_PROCESSORS) if text else 0
 
     if sockets := number("num_of_sockets"):
-        return CpuTopology(sockets=sockets, cores=number("cpu_per_socket") or 1, threads=number("threads_per_cpu") or 1)
-    total, cores = number("VirtualQuantity") or 1, number("CoresPerSocket") or 1
-    return CpuTopology(sockets=total // cores, cores=cores) if total % cores == 0 else CpuTopology(sockets=total)
+        cpu = CpuTopology(sockets=sockets, cores=number("cpu_per_socket") or 1, threads=number("threads_per_cpu") or 1)
+    else:
+        total, cores = number("VirtualQuantity") or 1, number("CoresPerSocket") or 1
+        fits = total % cores == 0
+        cpu = CpuTopology(sockets=total // cores, cores=cores) if fits else CpuTopology(sockets=total)
+    if cpu.total > MAX_PROCESSORS:
+        raise InvalidPackage(f"processors: {cpu.total} are more than any machine has")
+    return cpu
 
 
 def read_memory(item: Item) -> int | None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NO_SYSTEM = "the descriptor describes no virtual system"
 
+ORDER = "ovf-vmware/standard_ovas/order/order-mf-cert-ovf-vmdk"
+
 # Name, processors, MiB of memory, disks and network adapters of each system. Where a descriptor offers
 # configurations these are the numbers of its default one.
 _System = tuple[str, int | None, int | None, int, int]
@@ -170,9 +172,7 @@ EXPECTED: dict[str, list[_System] | str] = {
     "ovf-vmware/standard_ovas/internal-sha1/internal.ovf": [("Test System Collection", None, None, 0, 0)],
     "ovf-vmware/standard_ovas/ipassignment/ipassignment.ovf": [("ipassignment", 1, 256, 0, 0)],
     "ovf-vmware/standard_ovas/nostalgia-chunkdisk/Nostalgia.ovf": [("Nostalgia", 1, 64, 1, 1)],
-    "ovf-vmware/standard_ovas/order/order-mf-cert-ovf-vmdk/nostalgia-order-mf-cert-ovf-vmdk/nostalgia-order-mf-cert-ovf-vmdk.ovf": [
-        ("Nostalgia", 1, 64, 1, 1)
-    ],  # noqa: E501
+    f"{ORDER}/nostalgia-order-mf-cert-ovf-vmdk/nostalgia-order-mf-cert-ovf-vmdk.ovf": [("Nostalgia", 1, 64, 1, 1)],
     "ovf-vmware/standard_ovas/parentDisk/parentDisk.ovf": [("Test System", None, None, 1, 0)],
     "ovf-vmware/standard_ovas/preferSCSILSI_disk/preferSCSILSI_disk.ovf": [("VS1", None, None, 1, 0)],
     "ovf-vmware/standard_ovas/ttylinux/ttylinux.ovf": [("ttylinux", 1, 16, 1, 1)],
