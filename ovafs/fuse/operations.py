@@ -120,7 +120,7 @@ class Operations(pyfuse3.Operations):
         read = self._ownership.mode & 0o444
         if known.is_directory:
             entry.st_mode = pyfuse3.ModeT(stat.S_IFDIR | read | read >> 2)  # who may read may search
-            entry.st_nlink = 2
+            entry.st_nlink = 4 if known.inode == ROOT.inode else 2  # its own two names, and those of its folders
         else:
             entry.st_mode = pyfuse3.ModeT(stat.S_IFREG | self._ownership.mode)
             entry.st_nlink = 1
@@ -241,7 +241,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def release(self, fh: FileHandleT) -> None:
-        self._handles.release(fh)
+        await self._handles.release(fh)
 
     # -- what a read-only tree refuses
 

@@ -172,24 +172,6 @@ class Chain:
         for file in self.files:
             file.check_unchanged()
 
-    def host_range(self, guest_offset: int, length: int) -> tuple[SourceFile, int, int] | None:
-        """Where up to ``length`` bytes from ``guest_offset`` lie as they are: file, host offset, length.
-
-        None when the byte at ``guest_offset`` is not stored, or compressed.
-        """
-        extents = self.extents
-        index = extents.first_after(guest_offset)
-        if index == len(extents):
-            return None
-        extent = extents[index]
-        skipped = guest_offset - extent.start
-        if skipped < 0 or extent.kind != Kind.DATA:
-            return None
-        file = self.files[extent.layer]
-        host = extent.host + skipped
-        length = min(length, extent.length - skipped, file.size - host)
-        return (file, host, length) if length > 0 else None
-
     async def read_into(self, guest_offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the guest bytes from ``guest_offset``; behind the disk's end lie zeros.
 

@@ -23,7 +23,7 @@ import errno
 import fcntl
 import os
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import ReadFailed
 
@@ -34,11 +34,20 @@ if TYPE_CHECKING:
 
 _FS_IOC_FIEMAP = 0xC020660B
 _REQUEST = struct.Struct("=QQLLLL")
-_EXTENT = struct.Struct("=QQQ16xL12x")
+_EXTENT = struct.Struct("=Q8xQ16xL12x")
 _EXTENTS_PER_CALL = 512
 _FLAG_SYNC = 0x1
 _EXTENT_LAST = 0x1
 _EXTENT_UNWRITTEN = 0x800
+
+
+class _Extent(NamedTuple):
+    """What is used of a struct fiemap_extent."""
+
+    logical: int
+    length: int
+    flags: int
+
 
 # ENOTTY: no such call in this file system; EBADR: it cannot do what the flags ask for.
 _NO_FIEMAP = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EBADR}
@@ -53,37 +62,51 @@ def data_ranges(file: SourceFile) -> Iterator[tuple[int, int]]:
         # Linux answers SEEK_HOLE on a device with its end, always.
         return iter([(0, file.size)] if file.size else [])
     try:
-        return _joined(_by_fiemap(file), file.size)
+        first = _ask_fiemap(file, 0)
     except OSError as error:
         if error.errno not in _NO_FIEMAP:
             raise _failed(file, error) from error
-    return _by_seeking(file)
+        return _by_seeking(file)
+    return _joined(_by_fiemap(file, first), file.size)
 
 
 def _joined(ranges: Iterator[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
     """Neighbours as one range, all of them cut at ``size``."""
-    joined: list[tuple[int, int]] = []
+    joined_start = joined_end = 0
     for start, end in ranges:
-        first = joined.pop()[0] if joined and joined[-1][1] == start else start
-        joined.append((first, end))
-    return iter([(start, min(end, size)) for start, end in joined if start < size])
+        if start != joined_end:
+            if joined_start < joined_end:
+                yield joined_start, joined_end
+            joined_start = start
+        joined_end = min(end, size)
+    if joined_start < joined_end:
+        yield joined_start, joined_end
 
 
-def _by_fiemap(file: SourceFile) -> Iterator[tuple[int, int]]:
-    position = 0
-    while position < file.size:
-        request = bytearray(_REQUEST.size + _EXTENTS_PER_CALL * _EXTENT.size)
-        _REQUEST.pack_into(request, 0, position, file.size - position, _FLAG_SYNC, 0, _EXTENTS_PER_CALL, 0)
-        fcntl.ioctl(file.fileno(), _FS_IOC_FIEMAP, request)
-        count = _REQUEST.unpack_from(request)[3]
-        before, flags = position, 0
-        for index in range(count):
-            logical, _, length, flags = _EXTENT.unpack_from(request, _REQUEST.size + index * _EXTENT.size)
-            position = logical + length
-            if not flags & _EXTENT_UNWRITTEN:
-                yield logical, position
-        if flags & _EXTENT_LAST or position == before:
+def _by_fiemap(file: SourceFile, answer: list[_Extent]) -> Iterator[tuple[int, int]]:
+    """Start and end of each extent that was written; ``answer`` is that of the first call."""
+    while answer:
+        for extent in answer:
+            if not extent.flags & _EXTENT_UNWRITTEN:
+                yield extent.logical, extent.logical + extent.length
+        position = answer[-1].logical + answer[-1].length
+        if answer[-1].flags & _EXTENT_LAST or position >= file.size:
             return
+        try:
+            answer = _ask_fiemap(file, position)
+        except OSError as error:
+            raise _failed(file, error) from error
+
+
+def _ask_fiemap(file: SourceFile, position: int) -> list[_Extent]:
+    """The next extents from ``position`` on, none when there are no more."""
+    if position >= file.size:
+        return []
+    request = bytearray(_REQUEST.size + _EXTENTS_PER_CALL * _EXTENT.size)
+    _REQUEST.pack_into(request, 0, position, file.size - position, _FLAG_SYNC, 0, _EXTENTS_PER_CALL, 0)
+    fcntl.ioctl(file.fileno(), _FS_IOC_FIEMAP, request)
+    count = _REQUEST.unpack_from(request)[3]
+    return [_Extent._make(fields) for fields in _EXTENT.iter_unpack(request[_REQUEST.size :])][:count]
 
 
 def _by_seeking(file: SourceFile) -> Iterator[tuple[int, int]]:

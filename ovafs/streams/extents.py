@@ -109,13 +109,6 @@ class ExtentMap:
             return index + 1
         return index
 
-    @property
-    def allocated(self) -> int:
-        """Guest bytes that are stored somewhere (DATA and COMPRESSED)."""
-        if Kind.ZERO not in self.kinds:
-            return sum(self.lengths)
-        return sum(length for length, kind in zip(self.lengths, self.kinds, strict=True) if kind != Kind.ZERO)
-
     def to_bytes(self) -> bytes:
         """The columns as bytes, for a cache on this machine (native byte order)."""
         count = len(self.starts).to_bytes(8, sys.byteorder)

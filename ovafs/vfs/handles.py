@@ -1,7 +1,7 @@
 """Open files: handles share the pinned package of their generation, which is released after the last of them.
 
 Concurrency: ``_Pin.lock`` lets one task open a package while others wait for it. Counting and releasing have no
-``await``. Files are closed in the loop: closing a file that was opened for reading does not block.
+``await``; files are closed in a thread.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class Handles:
                 else:
                     await self._check_unchanged(pin.package, node)
         except BaseException:
-            self._release(pin)
+            if package := self._drop(pin):
+                package.close()
             raise
         self._last_handle += 1
         self._handles[self._last_handle] = pin
@@ -83,22 +84,27 @@ class Handles:
                 log.error("%s: read at %d (%s): %s", pin.node.machine.name, offset, place, error)  # noqa: TRY400
             raise
 
-    def release(self, handle: int) -> None:
-        """Close a handle; the last one of a generation releases its files and locks."""
-        self._release(self._handles.pop(handle))
+    async def release(self, handle: int) -> None:
+        """Close a handle; the last one of a generation releases its files and locks, in a thread: NFS may wait."""
+        if package := self._drop(self._handles.pop(handle)):
+            await trio.to_thread.run_sync(package.close, abandon_on_cancel=True)
 
     def close(self) -> None:
-        """Release everything."""
-        for handle in list(self._handles):
-            self.release(handle)
-
-    def _release(self, pin: _Pin) -> None:
-        pin.handles -= 1
-        if pin.handles == 0:
-            self._pins.pop(pin.node.inode, None)
+        """Release everything; the event loop has ended."""
+        for pin in self._pins.values():
             if pin.package is not None:
                 pin.package.close()
-                pin.package = None
+        self._pins.clear()
+        self._handles.clear()
+
+    def _drop(self, pin: _Pin) -> OpenPackage | None:
+        """Count one handle less; returns the package to be closed when that was the last."""
+        pin.handles -= 1
+        if pin.handles:
+            return None
+        self._pins.pop(pin.node.inode, None)
+        package, pin.package = pin.package, None
+        return package
 
     async def _check_unchanged(self, package: OpenPackage, node: MachineFile) -> None:
         """A generation that others still hold, but whose images changed under them, is no use to a new handle."""

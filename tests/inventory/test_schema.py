@@ -16,6 +16,8 @@ from tests.support.definitions import machine, rich_machine
 if TYPE_CHECKING:
     from pathlib import Path
 
+NEWEST = len(schema.STEPS)
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -31,7 +33,7 @@ def pragma(path: Path, statement: str) -> object:
 
 
 def test_a_new_catalog(path: Path) -> None:
-    assert pragma(path, "user_version") == 1
+    assert pragma(path, "user_version") == NEWEST
     assert pragma(path, "application_id") == int.from_bytes(b"ovaf")
     assert pragma(path, "journal_mode") == "wal"
     assert pragma(path, "integrity_check") == "ok"
@@ -51,7 +53,7 @@ def test_from_version_0(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pragma(path, "journal_mode = WAL")
     with pytest.raises(SourceError, match="does not say which pool it belongs to"):
         Pool(str(path))
-    assert pragma(path, "user_version") == 1
+    assert pragma(path, "user_version") == NEWEST
     with closing(sqlite3.connect(path / "catalog.sqlite")) as connection, connection:
         connection.execute("INSERT INTO pool VALUES (1, 'the-uuid')")
     with closing(Pool(str(path))) as pool:
@@ -60,40 +62,40 @@ def test_from_version_0(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def second_version(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def next_version(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     step = ["ALTER TABLE machines ADD COLUMN notes TEXT NOT NULL DEFAULT 'none'", "CREATE TABLE extra (x TEXT) STRICT"]
     monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, step))
     return step
 
 
-def test_the_next_version_keeps_the_machines(path: Path, second_version: list[str]) -> None:
+def test_the_next_version_keeps_the_machines(path: Path, next_version: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch, closing(_old(path, patch)) as pool:
         pool.add(rich_machine())
     with closing(Pool(str(path))) as pool:
         assert pool.machines() == [rich_machine()]
-    assert pragma(path, "user_version") == 2
+    assert pragma(path, "user_version") == NEWEST + 1
     with closing(Pool(str(path))) as pool:
         pool.add(machine("a"))
         assert pool.machines() == [machine("a"), rich_machine()]
 
 
 def _old(path: Path, patch: pytest.MonkeyPatch) -> Pool:
-    patch.setattr(schema, "STEPS", schema.STEPS[:1])
+    patch.setattr(schema, "STEPS", schema.STEPS[:NEWEST])
     return Pool(str(path))
 
 
-def test_a_step_that_fails_changes_nothing(path: Path, second_version: list[str]) -> None:
-    second_version.append("INSERT INTO nowhere VALUES (1)")
+def test_a_step_that_fails_changes_nothing(path: Path, next_version: list[str]) -> None:
+    next_version.append("INSERT INTO nowhere VALUES (1)")
     with pytest.raises(SourceError, match="no such table: nowhere"):
         Pool(str(path))
-    assert pragma(path, "user_version") == 1
+    assert pragma(path, "user_version") == NEWEST
     assert pragma(path, "table_info(extra)") is None
-    second_version.pop()
+    next_version.pop()
     Pool(str(path)).close()
-    assert pragma(path, "user_version") == 2
+    assert pragma(path, "user_version") == NEWEST + 1
 
 
-def test_another_process_migrated_meanwhile(path: Path, second_version: list[str]) -> None:
+def test_another_process_migrated_meanwhile(path: Path, next_version: list[str]) -> None:
     with closing(sqlite3.connect(path / "catalog.sqlite", isolation_level=None)) as connection:
         assert not schema.check_version(connection, "catalog")
         Pool(str(path)).close()
@@ -101,10 +103,10 @@ def test_another_process_migrated_meanwhile(path: Path, second_version: list[str
         assert schema.check_version(connection, "catalog")
 
 
-@pytest.mark.parametrize("version", [2, 1000, -1])
+@pytest.mark.parametrize("version", [NEWEST + 1, 1000, -1])
 def test_a_newer_version(path: Path, version: int) -> None:
     pragma(path, f"user_version = {version}")
-    with pytest.raises(SourceError, match=f"has catalog version {version}, .* versions up to 1; upgrade ovafs"):
+    with pytest.raises(SourceError, match=f"has catalog version {version}, .* versions up to {NEWEST}; upgrade ovafs"):
         Pool(str(path))
     assert pragma(path, "user_version") == version
 

@@ -310,39 +310,6 @@ async def test_cached_extents(tmp_path: Path) -> None:
         base.use_extents(ExtentMap.from_bytes(stored))
 
 
-def test_host_ranges(tmp_path: Path) -> None:
-    """A clone of them gives the guest's bytes."""
-    path = make_chain(tmp_path, 3, SIZE, raw_base=True)
-    expected = convert(path, tmp_path / "expected").read_bytes()
-    covered = 0
-    with opened(path) as disk:
-        offset = 0
-        while offset < SIZE:
-            found = disk.host_range(offset, SIZE - offset)
-            if found is None:
-                offset += 512
-                continue
-            file, host, length = found
-            assert file.read(host, length) == expected[offset : offset + length]
-            covered += length
-            offset += length
-        assert covered == disk.extents.allocated
-        assert disk.host_range(SIZE, 1) is None
-
-
-def test_host_range_ends_at_the_files_end_and_leaves_out_compressed_clusters(tmp_path: Path) -> None:
-    (path := tmp_path / "a.raw").write_bytes(b"x" * 1000)
-    with opened(path, "raw") as disk:
-        found = disk.host_range(100, 5000)
-        assert found is not None
-        assert found[1:] == (100, 900)
-        assert disk.virtual_size == 1024
-    path = convert(path, tmp_path / "c.qcow2", "raw", "qcow2", "-c")
-    with opened(path) as disk:
-        assert disk.extents.allocated == 1024
-        assert disk.host_range(0, 512) is None
-
-
 # -- block devices -------------------------------------------------------------------------------------------------
 
 

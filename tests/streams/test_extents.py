@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ovafs.streams.extents import ExtentMap, Kind, Layer, collapse
+from tests.support.images import stored_bytes
 
 UNITS = 24
 
@@ -93,7 +94,7 @@ def test_append_lets_the_last_extent_grow_only_if_the_new_one_continues_it() -> 
     extents.append(60, 10, Kind.COMPRESSED, 7)
     extents.append(70, 10, Kind.COMPRESSED, 17)
     assert list(extents.lengths) == [20, 10, 10, 20, 10, 10]
-    assert extents.allocated == 60
+    assert stored_bytes(extents) == 60
 
 
 def test_append_refuses_what_begins_before_the_end() -> None:

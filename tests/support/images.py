@@ -9,9 +9,13 @@ import subprocess
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from ovafs.streams.extents import Kind
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    from ovafs.streams.extents import ExtentMap
 
 COPIED = 1 << 63
 COMPRESSED = 1 << 62
@@ -220,3 +224,8 @@ def convert(path: Path, target: Path, form: str = "qcow2", to: str = "raw", *opt
 def compare(first: Path, second: Path, first_format: str = "qcow2", second_format: str = "qcow2") -> None:
     """``qemu-img compare`` finds no difference."""
     run("qemu-img", "compare", "-f", first_format, "-F", second_format, first, second)
+
+
+def stored_bytes(extents: ExtentMap) -> int:
+    """Guest bytes that are stored somewhere (DATA and COMPRESSED)."""
+    return sum(extent.length for extent in extents if extent.kind != Kind.ZERO)
