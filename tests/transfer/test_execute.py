@@ -33,7 +33,14 @@ async def run(plan: list[Segment], size: int) -> bytes:
 
 
 async def test_every_kind_of_segment() -> None:
-    plan: list[Segment] = [Literal(b"head"), Zero(3), SourceRange(1, 100, 10), SourceRange(0, 0, 5), Zero(1), Literal(b"t")]
+    plan: list[Segment] = [
+        Literal(b"head"),
+        Zero(3),
+        SourceRange(1, 100, 10),
+        SourceRange(0, 0, 5),
+        Zero(1),
+        Literal(b"t"),
+    ]
     expected = b"head" + bytes(3) + VOLUMES[1].content[100:110] + VOLUMES[0].content[:5] + b"\0t"
     assert await run(plan, len(expected)) == expected
 
