@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import click
 
@@ -21,10 +22,16 @@ from ovafs.units import MIB, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
     from ovafs.transfer.ingest.package import Imported
 
 _PIECE = MIB
+
+# The shell's convention for a program that a signal ended.
+_EXIT_SIGNAL = 128
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Arguments(NamedTuple):
@@ -105,14 +112,21 @@ def import_command(**arguments: object) -> None:
 
     What cannot be kept as it was (a name that is taken, a device that the pool does not know) is said on stderr.
 
+    Ctrl-C (and SIGTERM) while the package is read leaves nothing behind.
+
     With --json: an object with machines (as in 'vm show --json') and warnings (a list of texts).
+
+    Exit codes: 0 done, 1 an error, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.
     """
     wanted = _Arguments(**arguments)  # type: ignore[arg-type]  # click passes exactly these
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(contextlib.closing(Pool(wanted.pool)))
-        imported = _run(pool, wanted)
+    try:
+        with contextlib.closing(Pool(wanted.pool)) as pool:
+            imported = _run(pool, wanted)
+    except _Interrupted as interrupted:
+        click.echo("ovafs: interrupted: nothing is imported, nothing is left", err=True)
+        sys.exit(_EXIT_SIGNAL + interrupted.number)
     for warning in imported.warnings:
-        warn(warning)
+        warn(_printable(warning))
     _print(imported, wanted)
 
 
@@ -126,20 +140,18 @@ def _run(pool: Pool, wanted: _Arguments) -> Imported:
         spool_limit=wanted.spool_limit,
     )
     default_name = "imported" if wanted.package == "-" else Path(wanted.package).stem
-    with _opened(wanted.package) as descriptor:
+    with _opened(wanted.package) as descriptor, _Signals() as signals:
         size = os.fstat(descriptor).st_size
         with progress_bar(os.path.basename(wanted.package), size, quiet=wanted.quiet) as show:
             work = check_package if wanted.dry_run else import_package
-            return work(pool, _pieces(descriptor, wanted.package, show), default_name, choices)
+            return work(pool, _pieces(descriptor, wanted.package, signals, show), default_name, choices)
 
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[int]:
-    if path == "-":
-        yield sys.stdin.fileno()
-        return
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Standard input, too, may be closed.
+        descriptor = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ImageUnavailable(path, f"cannot be opened: {error.strerror}") from error
     try:
@@ -148,13 +160,14 @@ def _opened(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _pieces(descriptor: int, path: str, show: Callable[[int], object]) -> Iterator[memoryview]:
+def _pieces(descriptor: int, path: str, signals: _Signals, show: Callable[[int], object]) -> Iterator[memoryview]:
     """The package, piece by piece, in one buffer."""
     buffer = memoryview(bytearray(_PIECE))
     position = 0
     while True:
         try:
-            count = os.readv(descriptor, [buffer])
+            with signals.raised():
+                count = os.readv(descriptor, [buffer])
         except OSError as error:
             raise SourceError(f"{path}: reading failed at {position}: {error.strerror}") from error
         if not count:
@@ -162,6 +175,60 @@ def _pieces(descriptor: int, path: str, show: Callable[[int], object]) -> Iterat
         position += count
         yield buffer[:count]
         show(position)
+
+
+class _Interrupted(Exception):
+    """A signal came while the package was read."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Signals:
+    """Signals end an import only while it waits for the package, so never in the middle of a change to the pool.
+
+    After the first one the next ends the process at once; what it leaves then, the next import removes. A signal
+    that is ignored (nohup, a shell's background job) stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._is_raised = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Self:
+        for number in _SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Signals that have come, and those that come in the ``with`` block, are raised as _Interrupted."""
+        self._is_raised = True
+        try:
+            if self._received:
+                raise _Interrupted(self._received)
+            yield
+        finally:
+            self._is_raised = False
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        for one in self._before:
+            signal.signal(one, signal.SIG_DFL)
+        self._received = number
+        if self._is_raised:
+            raise _Interrupted(number)
+
+
+def _printable(text: str) -> str:
+    """What a package says, without control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _print(imported: Imported, wanted: _Arguments) -> None:

@@ -146,13 +146,13 @@ class Catalog:
         return self._column("SELECT uuid FROM machines")
 
     def names(self) -> set[tuple[str, str]]:
-        """Kind and name of every machine."""
+        """Kind and name of every machine, whatever is stored as these."""
         with sqlite_errors(self._path), self._reader.read() as connection:
-            return set(connection.execute("SELECT kind, name FROM machines"))
+            return {(str(kind), str(name)) for kind, name in rows.fetch(connection, "SELECT kind, name FROM machines")}
 
     def _column(self, query: str) -> set[str]:
         with sqlite_errors(self._path), self._reader.read() as connection:
-            return {value for (value,) in connection.execute(query)}
+            return {str(value) for (value,) in rows.fetch(connection, query)}
 
     def replace(self, machine: Machine) -> Machine:
         """Put a new definition in the place of the one with the same UUID, and return it as it is stored.

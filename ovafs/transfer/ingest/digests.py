@@ -29,7 +29,7 @@ class MemberDigests:
         self._found: dict[str, dict[str, bytes]] = {}
 
     def use(self, manifest: Manifest) -> None:
-        """Check members against ``manifest`` from now on, those that have come already too."""
+        """Check members against ``manifest`` from now on, those that have come already too. Raises InvalidPackage."""
         self._manifest = manifest
         for name, found in self._found.items():
             self._check(name, found)
@@ -47,18 +47,36 @@ class MemberDigests:
         if self._manifest is not None:
             self._check(name, found)
 
-    def missing(self) -> list[str]:
-        """Files that the manifest lists and the package does not have."""
-        return [name for name in (self._manifest.files if self._manifest else ()) if name not in self._found]
+    @property
+    def has_manifest(self) -> bool:
+        """Whether the manifest has come."""
+        return self._manifest is not None
+
+    def listed(self) -> list[str]:
+        """Files that the manifest lists."""
+        return list(self._manifest.files) if self._manifest else []
+
+    def has(self, name: str) -> bool:
+        """Whether a member of this name is complete."""
+        return name in self._found
 
     def unlisted(self) -> list[str]:
-        """Members without a digest, in a package with a manifest."""
-        return [] if self._manifest is None else [name for name in self._found if name not in self._manifest.files]
+        """Members without a digest, in a package with a manifest. It cannot list itself and the certificate."""
+        if self._manifest is None:
+            return []
+        unlisted = (name for name in self._found if name not in self._manifest.files)
+        return [name for name in unlisted if not name.lower().endswith((".mf", ".cert"))]
 
     def _check(self, name: str, found: dict[str, bytes]) -> None:
         wanted: tuple[Digest, ...] = self._manifest.files.get(name, ()) if self._manifest else ()
         for algorithm, value in wanted:
-            if found.get(algorithm) != value:
+            if algorithm not in found:
+                raise InvalidPackage(
+                    f"its {algorithm.upper()} digest stands in a manifest behind it, where packages of oVirt have none",
+                    member=name,
+                    hint="pack the .mf file right behind the .ovf file",
+                )
+            if found[algorithm] != value:
                 raise InvalidPackage(f"its {algorithm.upper()} digest is not the one in the manifest", member=name)
 
 

@@ -16,41 +16,46 @@ if TYPE_CHECKING:
 
     from ovafs.formats.ovf.read_model import PackageDisk, PackageFile
     from ovafs.storage.writer.volume_writer import VolumeWriter
-    from ovafs.streams.decode.decoder import Event
-    from ovafs.transfer.ingest.landing import Landing, Spool
+    from ovafs.streams.decode.decoder import Event, Write
+    from ovafs.transfer.ingest.landing import Landing
+    from ovafs.transfer.ingest.spool import Spool, SpoolRoom
 
 
 class IncomingDisk:
     """Takes the members that hold a disk file, in order, and writes the disk's content to a new volume.
 
-    Blocking. ``writer`` exists once the size of the disk is known; ``close`` gives up what is not finished.
+    Blocking. All that is kept in a spool counts in ``room``; ``close`` gives up what is not finished.
     """
 
-    def __init__(self, disk: PackageDisk, file: PackageFile, landing: Landing) -> None:
-        self.disk = disk
-        self.file = file
-        self.writer: VolumeWriter | None = None
+    def __init__(self, disk: PackageDisk, file: PackageFile, landing: Landing, room: SpoolRoom) -> None:
         self.warnings: list[str] = []
+        self._disk = disk
+        self._file = file
         self._landing = landing
+        self._writer: VolumeWriter | None = None
+        self._room = room
         self._spool: Spool | None = None
+        self._kept = 0  # bytes of room that the spool takes
         self._chunks = ChunkSequence(file.href, file.chunk_size, file.size) if file.chunk_size else None
         self._decoder: DiskFileDecoder | None = None
+        self._short_size: int | None = None  # if it is less than the descriptor says
         self._is_finished = False
 
     def takes(self, name: str) -> bool:
         """Whether the member of this name is the disk file, or a chunk of it."""
-        return name == self.file.href if self._chunks is None else chunk_number(name, self.file.href) is not None
+        return name == self._file.href if self._chunks is None else chunk_number(name, self._file.href) is not None
 
     def begin(self, name: str, size: int) -> None:
         """A member that this disk takes begins. Raises InvalidPackage when it is not the next part of the file."""
         if self._chunks is not None:
             self._chunks.begin(name, size)
-        elif self.file.size not in {None, size}:
-            self.warnings.append(f"{name}: the descriptor says {self.file.size} bytes, the archive {size}")
+        elif self._file.size not in {None, size}:
+            self._short_size = size if size < (self._file.size or 0) else None
+            self.warnings.append(f"{name}: the descriptor says {self._file.size} bytes, the archive {size}")
         if self._decoder is None:
-            known = size if self._chunks is None else self.file.size
+            known = size if self._chunks is None else self._file.size
             limit = self._inflated_limit()
-            self._decoder = DiskFileDecoder(self.file.href, known, _hint(self.disk.format), inflated_limit=limit)
+            self._decoder = DiskFileDecoder(self._file.href, known, _hint(self._disk.format), inflated_limit=limit)
         elif self._chunks is None:
             raise InvalidPackage("comes twice", member=name)
 
@@ -65,71 +70,93 @@ class IncomingDisk:
         if self._chunks is None:
             self.finish()
 
-    def finish(self) -> None:
+    def finish(self) -> VolumeWriter:
         """No more of the file comes: the volume is complete and on disk, or an error says why it cannot be."""
         if self._is_finished:
-            return
+            return self._volume()
         if self._decoder is None:
-            raise InvalidPackage("the package does not have this file", member=self.file.href)
+            raise InvalidPackage("the package does not have this file", member=self._file.href)
         if self._chunks is not None:
             self._chunks.finish()
         self._carry_out(self._decoder.finish(nothing_kept if self._spool is None else self._spool.read))
-        self._compare_capacity()
+        self._compare_sizes()
         self._volume().finish()
         self._is_finished = True
         self._drop_spool()
+        return self._volume()
 
     def close(self) -> None:
         """Take away what is not finished; idempotent."""
         self._drop_spool()
-        if self.writer is not None:
-            self.writer.discard()
+        if self._writer is not None:
+            self._writer.discard()
 
     def _carry_out(self, events: Iterable[Event]) -> None:
         for event in events:
             if isinstance(event, Keep):
-                if self._spool is None:
-                    self._spool = self._landing.new_spool()
-                self._spool.write(event.disk_offset, event.data)
+                self._keep(event)
             else:
-                self._volume().write_at(event.guest_offset, event.data)
+                self._write(event)
+
+    def _keep(self, event: Keep) -> None:
+        hint = "copy the disk with 'qemu-img convert' and pack it again"
+        self._room.take(len(event.data), self._file.href, hint)
+        self._kept += len(event.data)
+        if self._spool is None:
+            self._spool = self._landing.new_spool()
+        self._spool.write(event.disk_offset, event.data)
+
+    def _write(self, event: Write) -> None:
+        volume = self._volume()
+        end = event.guest_offset + len(event.data)
+        if end > volume.virtual_size:  # only of a raw disk in gzip, whose size nobody knows before
+            raise self._too_large(end)
+        volume.write_at(event.guest_offset, event.data)
 
     def _volume(self) -> VolumeWriter:
         """The volume; made when it is first needed, because the size stands in the disk file, not in the descriptor."""
-        if self.writer is None:
+        if self._writer is None:
             size = self._decoder.virtual_size if self._decoder else None
             if size is None:  # a raw disk in gzip: only its end would tell
-                size = self.disk.capacity
+                size = self._disk.capacity
             if size is None:
                 raise InvalidPackage(
-                    "neither the file nor the descriptor says how large the disk is", member=self.file.href
+                    "neither the file nor the descriptor says how large the disk is", member=self._file.href
                 )
-            self.writer = self._landing.new_volume(align_up(size, SECTOR))
-        return self.writer
+            self._writer = self._landing.new_volume(align_up(size, SECTOR))
+        return self._writer
 
     def _inflated_limit(self) -> int:
         """A compressed file may inflate to the disk and its tables, not to more."""
         return (
             MAX_VIRTUAL_SIZE
-            if self.disk.capacity is None
-            else self.disk.capacity + self.disk.capacity // 64 + (64 << 20)
+            if self._disk.capacity is None
+            else self._disk.capacity + self._disk.capacity // 64 + (64 << 20)
         )
 
-    def _compare_capacity(self) -> None:
+    def _compare_sizes(self) -> None:
         size = self._decoder.virtual_size if self._decoder else None
-        if size is None or self.disk.capacity in {None, size}:
+        if self._short_size is not None and size == align_up(self._short_size, SECTOR):
+            # The file is the disk, and nothing in it tells that the rest is missing, as other formats do.
+            reason = f"a raw disk of {self._short_size} bytes, where the descriptor says {self._file.size}"
+            raise InvalidPackage(reason, member=self._file.href)
+        if size is None or self._disk.capacity in {None, size}:
             return
         if size > self._volume().virtual_size:
-            raise InvalidPackage(
-                f"holds {size} bytes, more than the capacity of {self.disk.capacity} in the descriptor",
-                member=self.file.href,
-            )
-        self.warnings.append(f"{self.file.href}: the descriptor says {self.disk.capacity} bytes, the disk has {size}")
+            raise self._too_large(size)
+        self.warnings.append(f"{self._file.href}: the descriptor says {self._disk.capacity} bytes, the disk has {size}")
+
+    def _too_large(self, size: int) -> InvalidPackage:
+        capacity = self._disk.capacity
+        reason = f"holds {size} bytes at least, more than the capacity of {capacity} in the descriptor"
+        return InvalidPackage(reason, member=self._file.href)
 
     def _drop_spool(self) -> None:
         if self._spool is not None:
             self._spool.close()
             self._spool = None
+        self._room.give_back(self._kept)
+        self._kept = 0
 
 
 def _hint(uri: str) -> str | None:

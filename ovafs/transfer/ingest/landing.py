@@ -2,20 +2,28 @@
 
 The order that survives a crash at any moment: a volume is noted in the catalog, then written, completed and put on
 stable storage; then all volumes get their names, then their directory is put on stable storage, and then one
-transaction registers the machines and takes the notes away. What is noted at the next start was never registered.
+transaction registers the machines and takes the notes away. What is noted and no import is at work on was never
+registered, and the next import removes it.
+
+Every import holds a shared lock on the directory (flock(2)) from its beginning to its end, and removes leftovers only
+while it holds that lock alone: a volume that is complete and waits for the other disks is locked by nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import tempfile
 from typing import TYPE_CHECKING, Protocol
 
-from ovafs.errors import NoSpace
+from ovafs.errors import NoSpace, SourceError
 from ovafs.model import DiskFormat, Volume
+from ovafs.storage.writer.new_file import write_error
 from ovafs.storage.writer.new_volume import NewVolume, sweep, sync_directory
 from ovafs.storage.writer.qcow2 import Qcow2Writer
 from ovafs.storage.writer.raw import RawWriter
+from ovafs.transfer.ingest.spool import Spool
 from ovafs.units import format_size
 
 if TYPE_CHECKING:
@@ -29,27 +37,6 @@ _WRITERS: dict[DiskFormat, Callable[[str, int], VolumeWriter]] = {
     DiskFormat.RAW: RawWriter,
     DiskFormat.QCOW2: Qcow2Writer,
 }
-
-
-class Spool:
-    """Parts of a disk file that cannot be placed yet: a sparse file without a name, gone when it is closed."""
-
-    def __init__(self, directory: str | None) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory, prefix=".spool-")  # noqa: SIM115 - closed by close()
-        self.kept = 0
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Keep ``data`` for a later read at ``offset``."""
-        os.pwrite(self._file.fileno(), data, offset)
-        self.kept += len(data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes; what was never kept reads as zeros."""
-        return os.pread(self._file.fileno(), length, offset).ljust(length, b"\0")
-
-    def close(self) -> None:
-        """Idempotent."""
-        self._file.close()
 
 
 class Landing(Protocol):
@@ -68,16 +55,26 @@ class PoolLanding:
     """Lands in a pool's own volumes, all of one format; :meth:`close` takes away what was not committed."""
 
     def __init__(self, pool: Pool, disk_format: DiskFormat) -> None:
+        """Remove what interrupted imports left, too. Raises SourceError, NoSpace, WriteFailed."""
         self._pool = pool
         self._format = disk_format
         self._directory = pool.volumes_path
         self._volumes: dict[str, NewVolume] = {}  # by the path of the unfinished file
-        self._is_committed = False
-        sweep(self._directory, known=pool.volume_uuids(), unfinished=pool.unfinished_volumes())
+        self._may_be_registered = False
+        with contextlib.ExitStack() as undo:
+            self._lock = _open_directory(self._directory)
+            undo.callback(os.close, self._lock)
+            if _flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                self._remove_leftovers()
+            _flock(self._lock, fcntl.LOCK_SH)
+            undo.pop_all()
 
     def check_space(self, needed: int) -> None:
         """Raise NoSpace if the pool has clearly less room than ``needed`` bytes."""
-        status = os.statvfs(self._directory)
+        try:
+            status = os.statvfs(self._directory)
+        except OSError as error:
+            raise write_error(self._directory, "its free space is not known", error) from error
         free = status.f_bavail * status.f_frsize
         if needed > free:
             raise NoSpace(
@@ -88,10 +85,9 @@ class PoolLanding:
     def new_volume(self, virtual_size: int) -> VolumeWriter:
         """A writer for a new volume, which is noted in the catalog."""
         volume = NewVolume.name(self._directory, self._format)
+        self._volumes[volume.part_path] = volume
         self._pool.note_volume(volume.uuid)
-        writer = _WRITERS[self._format](volume.part_path, virtual_size)
-        self._volumes[writer.path] = volume
-        return writer
+        return _WRITERS[self._format](volume.part_path, virtual_size)
 
     def new_spool(self) -> Spool:
         """A spool in the pool's file system."""
@@ -99,26 +95,65 @@ class PoolLanding:
 
     def volume_of(self, writer: VolumeWriter) -> Volume:
         """The volume that a writer of :meth:`new_volume` writes, as a machine's definition names it."""
-        new = self._volumes[writer.path]
-        return Volume(
-            uuid=new.uuid, path=os.path.realpath(new.directory) + "/" + os.path.basename(new.path), format=new.format
-        )
+        return definition(self._volumes[writer.path])
 
     def commit(self, machines: Sequence[Machine]) -> None:
-        """Publish all volumes, whose writers have finished, and register ``machines``: durable when this returns."""
+        """Publish all volumes, whose writers have finished, and register ``machines``: durable when this returns.
+
+        After NameTaken and InvalidDefinition, of a catalog that changed meanwhile, it can be called again.
+        """
         for volume in self._volumes.values():
             volume.publish()
         sync_directory(self._directory)
+        self._may_be_registered = True
         self._pool.register(machines, [volume.uuid for volume in self._volumes.values()])
-        self._is_committed = True
+        self._volumes.clear()
 
     def close(self) -> None:
-        """Take away what was not committed; idempotent."""
-        if not self._is_committed:
-            for volume in self._volumes.values():
-                volume.withdraw()
-            self._pool.forget_volumes([volume.uuid for volume in self._volumes.values()])
-            self._volumes.clear()
+        """Take away what was not committed; idempotent. What cannot be taken away now, the next import removes."""
+        with contextlib.suppress(SourceError):
+            self._withdraw()
+        self._volumes.clear()
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+    def _remove_leftovers(self) -> None:
+        unfinished = self._pool.unfinished_volumes()
+        sweep(self._directory, known=self._pool.volume_uuids(), unfinished=unfinished)
+        if unfinished:
+            self._pool.forget_volumes(list(unfinished))
+
+    def _withdraw(self) -> None:
+        # An error of the transaction need not mean that it did not happen: the catalog knows.
+        registered = self._pool.volume_uuids() if self._may_be_registered else set()
+        left = [volume for volume in self._volumes.values() if volume.uuid not in registered]
+        for volume in left:
+            volume.withdraw()
+        if left:
+            self._pool.forget_volumes([volume.uuid for volume in left])
+
+
+def definition(volume: NewVolume) -> Volume:
+    """A volume under its final name, as a machine's definition names it."""
+    path = os.path.join(os.path.realpath(volume.directory), os.path.basename(volume.path))
+    return Volume(uuid=volume.uuid, path=path, format=volume.format)
+
+
+def _open_directory(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise write_error(path, "cannot be opened", error) from error
+
+
+def _flock(descriptor: int, operation: int) -> bool:
+    """Whether the lock is held now; also False where the file system has no such locks."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError:
+        return False
+    return True
 
 
 class DryLanding:
@@ -130,7 +165,7 @@ class DryLanding:
 
     def new_spool(self) -> Spool:
         """A spool among the temporary files."""
-        return Spool(None)
+        return Spool(tempfile.gettempdir())
 
 
 class _Nothing:

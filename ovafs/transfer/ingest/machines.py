@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ovafs.errors import InvalidPackage
 from ovafs.formats.ovf.read_model import ControllerKind
-from ovafs.inventory.define import new_mac
+from ovafs.inventory.define import NicChoice, define_machine, new_mac
 from ovafs.inventory.rules import check_machine
 from ovafs.model import CpuTopology, Disk, DiskFormat, DiskInterface, Machine, MachineKind, Nic, NicModel, Volume
 from ovafs.units import GIB
@@ -18,7 +17,7 @@ from ovafs.units import GIB
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ovafs.formats.ovf.read_model import DiskSlot, NetworkAdapter, System
+    from ovafs.formats.ovf.read_model import DiskSlot, NetworkAdapter, PackageDisk, System
 
 _INTERFACES = {
     ControllerKind.IDE: DiskInterface.IDE,
@@ -42,27 +41,37 @@ class ImportChoices(msgspec.Struct, frozen=True, kw_only=True):
     spool_limit: int = GIB
 
 
+def check_choices(choices: ImportChoices) -> None:
+    """Raise InvalidDefinition for what no machine can have, whatever is in the package."""
+    define_machine(
+        "any" if choices.name is None else choices.name,
+        memory=GIB if choices.memory is None else choices.memory,
+        nics=[NicChoice(network) for network in choices.networks.values()],
+    )
+
+
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
     """What the pool has already, and a new machine cannot have too. ``names`` are of (kind, name)."""
 
     uuids: set[str]
-    names: set[tuple[MachineKind, str]]
+    names: set[tuple[str, str]]
     macs: set[str]
 
 
 def make_machine(
-    system: System, volumes: Mapping[str, Volume], choices: ImportChoices, taken: Taken, default_name: str
+    system: System, volumes: Mapping[PackageDisk, Volume], choices: ImportChoices, taken: Taken, default_name: str
 ) -> tuple[Machine, list[str]]:
-    """The machine for ``system``, whose disks (by their id in the descriptor) are ``volumes``; and warnings.
+    """The machine for ``system``, whose disks have these ``volumes``; and warnings.
 
     What it takes is added to ``taken``. Raises InvalidDefinition when what the package says cannot be.
     """
     warnings = list(system.warnings)
     kind = choices.kind or system.kind
-    name = _free_name(choices.name or system.name or default_name, kind, taken)
-    if name != (choices.name or system.name or default_name):
+    wanted = choices.name or system.name or default_name
+    name = _free_name(wanted, kind, taken)
+    if name != wanted:
         warnings.append(f"the name is taken; the machine is called {name!r}")
-    memory = choices.memory or system.memory
+    memory = system.memory if choices.memory is None else choices.memory
     if memory is None:
         warnings.append("the package does not say how much memory; the machine has 1 GiB")
     now = int(time.time())
@@ -70,7 +79,7 @@ def make_machine(
         uuid=_free_uuid(system.uuid, taken, warnings),
         name=name,
         kind=kind,
-        description=system.description,
+        description=system.description.replace("\r\n", "\n").replace("\r", "\n"),
         memory=memory or GIB,
         cpu=system.cpu or CpuTopology(),
         firmware=system.firmware,
@@ -103,7 +112,7 @@ def _free_uuid(wanted: str, taken: Taken, warnings: list[str]) -> str:
 
 
 def _disks(
-    slots: Sequence[DiskSlot], name: str, volumes: Mapping[str, Volume], warnings: list[str]
+    slots: Sequence[DiskSlot], name: str, volumes: Mapping[PackageDisk, Volume], warnings: list[str]
 ) -> tuple[Disk, ...]:
     boot = next((number for number, slot in enumerate(slots) if slot.boot), 0)
     disks = []
@@ -113,9 +122,9 @@ def _disks(
         if interface is None:
             interface = DiskInterface.SATA  # the one that most guests boot from without new drivers
             warnings.append(f"disk {alias!r}: controller {slot.model or slot.controller or 'unknown'} becomes SATA")
-        volume = volumes.get(slot.disk.id)
-        if volume is None:
-            raise InvalidPackage(f"the disk {slot.disk.id!r} has no content in the package")
+        if slot.disk.file is None:
+            warnings.append(f"disk {alias!r}: has no file in the package; it is empty")
+        volume = volumes[slot.disk]
         disks.append(Disk(uuid=str(uuid.uuid4()), alias=alias, volume=volume, interface=interface, boot=number == boot))
     return tuple(disks)
 
@@ -128,18 +137,24 @@ def _nics(
         name = adapter.name or f"nic{number}"
         if adapter.model is None:
             warnings.append(f"adapter {name!r}: model {adapter.model_text or 'unknown'} becomes e1000")
-        mac = adapter.mac
-        if not mac or mac in taken.macs:
-            new = new_mac(taken.macs)
-            if mac:
-                warnings.append(f"adapter {name!r}: the MAC address {mac} is taken; it has {new}")
-            mac = new
-        taken.macs.add(mac)
+        mac = _free_mac(adapter.mac, f"adapter {name!r}", taken, warnings)
         network = networks.get(adapter.network, adapter.network)
         nics.append(
             Nic(uuid=str(uuid.uuid4()), name=name, network=network, mac=mac, model=adapter.model or NicModel.E1000)
         )
     return tuple(nics)
+
+
+def _free_mac(wanted: str, adapter: str, taken: Taken, warnings: list[str]) -> str:
+    is_multicast = bool(wanted) and int(wanted[:2], 16) & 1 == 1
+    mac = wanted
+    if not wanted or is_multicast or wanted in taken.macs:
+        mac = new_mac(taken.macs)
+        if wanted:
+            why = "is a multicast address" if is_multicast else "is taken"
+            warnings.append(f"{adapter}: the MAC address {wanted} {why}; it has {mac}")
+    taken.macs.add(mac)
+    return mac
 
 
 def _left_out(system: System) -> list[str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
+import copy
 from typing import TYPE_CHECKING, NamedTuple
 
-from ovafs.errors import InvalidPackage
-from ovafs.model import MachineKind, Volume
-from ovafs.transfer.ingest.landing import DryLanding, PoolLanding
-from ovafs.transfer.ingest.machines import ImportChoices, Taken, make_machine
+from ovafs.errors import InvalidDefinition, InvalidPackage, NameTaken
+from ovafs.storage.writer.new_volume import NewVolume
+from ovafs.transfer.ingest.landing import DryLanding, PoolLanding, definition
+from ovafs.transfer.ingest.machines import ImportChoices, Taken, check_choices, make_machine
 from ovafs.transfer.ingest.session import Ingest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from ovafs.formats.ovf.read_model import Descriptor, PackageDisk
     from ovafs.inventory.pool import Pool
-    from ovafs.model import Machine
+    from ovafs.model import Machine, Volume
     from ovafs.transfer.ingest.session import Contents
 
 
@@ -31,31 +32,33 @@ def import_package(pool: Pool, pieces: Iterable[memoryview], default_name: str, 
     """Import the package that ``pieces`` are, one behind the other, into ``pool``: all of it, or nothing.
 
     ``default_name`` is for a machine that has no name. Blocks. Raises InvalidPackage, UnsupportedFeature,
-    InvalidDefinition, NoSpace, WriteFailed, SourceError.
+    InvalidDefinition, NoSpace, WriteFailed, SourceError; and what ``pieces`` raises.
     """
-    with (
-        contextlib.closing(PoolLanding(pool, choices.format)) as landing,
-        contextlib.closing(Ingest(landing, choices.spool_limit)) as ingest,
-    ):
-        contents = _take_in(ingest, pieces)
-        volumes = {name: landing.volume_of(disk.writer) for name, disk in contents.disks.items() if disk.writer}
-        imported = _machines(contents, volumes, choices, _taken(pool), default_name)
-        landing.commit(imported.machines)
-        ingest.hand_over()
-    return imported
+    check_choices(choices)
+    with contextlib.closing(PoolLanding(pool, choices.format)) as landing:
+
+        def accept(descriptor: Descriptor) -> None:
+            _try_machines(pool, descriptor, choices, default_name)
+            landing.check_space(_least_size(descriptor))
+
+        with contextlib.closing(Ingest(landing, choices.spool_limit, accept)) as ingest:
+            contents = _take_in(ingest, pieces)
+            volumes = {disk: landing.volume_of(writer) for disk, writer in contents.disks.items()}
+            machines, warnings = _register(pool, landing, contents.descriptor, volumes, choices, default_name)
+    return Imported(machines, contents.warnings + warnings)
 
 
 def check_package(pool: Pool, pieces: Iterable[memoryview], default_name: str, choices: ImportChoices) -> Imported:
     """Do everything that :func:`import_package` does, but store and register nothing."""
-    with contextlib.closing(Ingest(DryLanding(), choices.spool_limit)) as ingest:
+    check_choices(choices)
+
+    def accept(descriptor: Descriptor) -> None:
+        _try_machines(pool, descriptor, choices, default_name)
+
+    with contextlib.closing(Ingest(DryLanding(), choices.spool_limit, accept)) as ingest:
         contents = _take_in(ingest, pieces)
-    volumes = {name: Volume(uuid=str(uuid.uuid4()), path=f"/{name}", format=choices.format) for name in contents.disks}
-    return _machines(contents, volumes, choices, _taken(pool), default_name)
-
-
-def _taken(pool: Pool) -> Taken:
-    names = {(MachineKind(kind), name) for kind, name in pool.names()}
-    return Taken(uuids=pool.uuids(), names=names, macs=pool.macs())
+    machines, warnings = _try_machines(pool, contents.descriptor, choices, default_name)
+    return Imported(machines, contents.warnings + warnings)
 
 
 def _take_in(ingest: Ingest, pieces: Iterable[memoryview]) -> Contents:
@@ -64,19 +67,67 @@ def _take_in(ingest: Ingest, pieces: Iterable[memoryview]) -> Contents:
     return ingest.finish()
 
 
-def _machines(
-    contents: Contents, volumes: dict[str, Volume], choices: ImportChoices, taken: Taken, default_name: str
+def _try_machines(pool: Pool, descriptor: Descriptor, choices: ImportChoices, default_name: str) -> Imported:
+    """The machines as they would be, to refuse what cannot be before any disk has come."""
+    disks = [slot.disk for system in descriptor.systems for slot in system.disks]
+    volumes = {disk: definition(NewVolume.name(pool.volumes_path, choices.format)) for disk in disks}
+    return _make_machines(descriptor, volumes, choices, _taken(pool), default_name)
+
+
+def _register(
+    pool: Pool,
+    landing: PoolLanding,
+    descriptor: Descriptor,
+    volumes: Mapping[PackageDisk, Volume],
+    choices: ImportChoices,
+    default_name: str,
 ) -> Imported:
-    systems = contents.descriptor.systems
-    if not systems:
-        raise InvalidPackage("the descriptor has no virtual machine")
-    if choices.name and len(systems) > 1:
+    """Make and register the machines; once more if another process took one of their names in between."""
+    while True:
+        taken = _taken(pool)
+        imported = _make_machines(descriptor, volumes, choices, copy.deepcopy(taken), default_name)
+        try:
+            landing.commit(imported.machines)
+        except (NameTaken, InvalidDefinition):
+            if _taken(pool) == taken:
+                raise
+        else:
+            return imported
+
+
+def _taken(pool: Pool) -> Taken:
+    return Taken(uuids=pool.uuids(), names=pool.names(), macs=pool.macs())
+
+
+def _make_machines(
+    descriptor: Descriptor,
+    volumes: Mapping[PackageDisk, Volume],
+    choices: ImportChoices,
+    taken: Taken,
+    default_name: str,
+) -> Imported:
+    systems = descriptor.systems
+    if choices.name is not None and len(systems) > 1:
         raise InvalidPackage(
             f"the package has {len(systems)} machines; one name is not enough", hint="import it without --name"
         )
-    machines, warnings = [], list(contents.warnings)
+    machines, warnings = [], []
     for system in systems:
         machine, said = make_machine(system, volumes, choices, taken, default_name)
         machines.append(machine)
         warnings += said
     return Imported(machines, warnings)
+
+
+def _least_size(descriptor: Descriptor) -> int:
+    """Bytes that the disks certainly take: of a raw disk nobody knows how much of it is zeros."""
+    return sum(_least_disk_size(slot.disk) for system in descriptor.systems for slot in system.disks)
+
+
+def _least_disk_size(disk: PackageDisk) -> int:
+    if disk.file is None:
+        return 0
+    if disk.populated_size is not None:
+        return min(disk.populated_size, disk.capacity or disk.populated_size)
+    is_compressed = disk.file.gzip or "streamoptimized" in disk.format.lower()
+    return disk.file.size or 0 if is_compressed else 0

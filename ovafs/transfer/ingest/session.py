@@ -8,60 +8,72 @@
 | any file before the descriptor | kept in a spool, up to a limit, until the descriptor says what it is |
 | anything else | hashed, otherwise ignored, and said so |
 
-Blocking: runs in one worker thread. Nothing is registered before :meth:`Ingest.finish`, and everything that was
-written is taken away by :meth:`Ingest.close` unless that succeeded.
+An archive that just stops behind a member, as VirtualBox's do, may have been cut off there: it has to have every file
+that the descriptor and the manifest list.
+
+Blocking. Nothing is registered here; :meth:`Ingest.close` takes away what was written and not handed over.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ovafs.errors import InvalidPackage
+from ovafs.errors import InvalidPackage, UnsupportedFeature
 from ovafs.formats.manifest import parse_manifest
 from ovafs.formats.ovf.read import read_descriptor
 from ovafs.formats.tar_events import NEED_DATA, Ignored, MemberData, MemberEnd, MemberStart
 from ovafs.formats.tar_reader import TarReader
 from ovafs.transfer.ingest.digests import Hashers, MemberDigests
 from ovafs.transfer.ingest.disk import IncomingDisk
-from ovafs.units import format_size
+from ovafs.transfer.ingest.spool import SpoolRoom
+from ovafs.units import SECTOR, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ovafs.formats.ovf.read_model import Descriptor
+    from ovafs.formats.ovf.read_model import Descriptor, PackageDisk
     from ovafs.formats.tar_events import Event
-    from ovafs.transfer.ingest.landing import Landing, Spool
+    from ovafs.storage.writer.volume_writer import VolumeWriter
+    from ovafs.transfer.ingest.landing import Landing
+    from ovafs.transfer.ingest.spool import Spool
 
 _MAX_TEXT = 8 << 20
 _PIECE = 1 << 20
 
 
 class Contents(NamedTuple):
-    """A complete, verified package: its descriptor, and the disks that were written, by their id in it."""
+    """A complete, verified package: its descriptor, and the disks of its machines, as finished volumes."""
 
     descriptor: Descriptor
-    disks: dict[str, IncomingDisk]
+    disks: dict[PackageDisk, VolumeWriter]
     warnings: list[str]
 
 
 class Ingest:
     """Takes one package apart; see the module."""
 
-    def __init__(self, landing: Landing, spool_limit: int) -> None:
-        """``spool_limit`` is how many bytes may wait for a descriptor that comes behind them."""
+    def __init__(self, landing: Landing, spool_limit: int, accept: Callable[[Descriptor], object]) -> None:
+        """``spool_limit`` is how many bytes may wait for something that comes behind them.
+
+        ``accept`` is called with the descriptor before any disk is written, and raises what speaks against it.
+        """
         self._landing = landing
-        self._spool_limit = spool_limit
-        self._waiting: dict[str, tuple[Spool, int]] = {}
-        self._spool: Spool | None = None
+        self._accept = accept
         self._tar = TarReader()
         self._digests = MemberDigests()
         self._warnings: list[str] = []
         self._descriptor: Descriptor | None = None
-        self._disks: dict[str, IncomingDisk] = {}
-        self._member = MemberStart("", 0, 0, 0)
+        self._disks: dict[PackageDisk, IncomingDisk] = {}
+        self._empty_disks: dict[PackageDisk, VolumeWriter] = {}
+        self._room = SpoolRoom(spool_limit)
+        self._spool: Spool | None = None
+        self._waiting: dict[str, tuple[int, int]] = {}  # by name: start and end in the spool
+        self._spool_start = 0  # of the member that is being read
+        # The member that is being read is one of these, or nobody's.
         self._hashers = Hashers(())
         self._disk: IncomingDisk | None = None
         self._text: bytearray | None = None
+        self._waits = False
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """The next bytes of the archive. Raises InvalidPackage and other errors; then the import is over."""
@@ -81,27 +93,23 @@ class Ingest:
             )
         if self._descriptor is None:
             raise InvalidPackage("there is no descriptor (*.ovf) in the archive")
+        self._check_members(self._descriptor, has_end=ending.end_blocks)
         for disk in self._disks.values():
             disk.finish()
             self._warnings += disk.warnings
-        for name in self._digests.missing():
-            self._warnings.append(f"{name}: in the manifest, not in the package")
-        for name in self._digests.unlisted():
-            if not name.lower().endswith((".mf", ".cert")):
-                self._warnings.append(f"{name}: not in the manifest, so not verified")
-        return Contents(self._descriptor, self._disks, [*self._descriptor.warnings, *self._warnings])
-
-    def hand_over(self) -> None:
-        """The volumes are registered: they are no longer this import's to take away."""
-        self._disks.clear()
+        self._make_empty_disks(self._descriptor)
+        volumes = {disk: incoming.finish() for disk, incoming in self._disks.items()} | self._empty_disks
+        return Contents(self._descriptor, volumes, [*self._descriptor.warnings, *self._warnings])
 
     def close(self) -> None:
-        """Take away every volume that was not handed over; idempotent."""
+        """Take away every volume and everything that waits; idempotent. Volumes that have their names stay."""
         for disk in self._disks.values():
             disk.close()
-        for spool, _ in self._waiting.values():
-            spool.close()
-        self._waiting.clear()
+        for writer in self._empty_disks.values():
+            writer.discard()
+        self._drop_spool()
+
+    # -- member by member --------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, MemberData):
@@ -110,89 +118,137 @@ class Ingest:
                 self._disk.receive_data(event.data)
             elif self._text is not None:
                 self._text += event.data
-            elif self._spool is not None:
-                self._spool.write(event.offset, event.data)
+            elif self._waits and self._spool is not None:
+                self._spool.write(self._spool_start + event.offset, event.data)
         elif isinstance(event, MemberStart):
             self._begin(event)
         elif isinstance(event, MemberEnd):
-            self._end()
+            self._end(event)
         elif isinstance(event, Ignored) and event.what in {"directory", "AppleDouble file"}:
             self._warnings.append(f"{event.name}: a {event.what}, ignored")
 
     def _begin(self, member: MemberStart) -> None:
-        self._member = member
         self._hashers = self._digests.begin(member.name)
-        self._disk = next((disk for disk in self._disks.values() if disk.takes(member.name)), None)
-        self._text = self._spool = None
+        self._disk, self._text, self._waits = self._disk_of(member.name), None, False
         if self._disk is not None:
             self._disk.begin(member.name, member.size)
-        elif self._text_parser(member.name) is not None:
+        elif _is_descriptor(member.name) or _is_manifest(member.name):
             if member.size > _MAX_TEXT:
                 raise InvalidPackage(f"is {member.size} bytes long, more than {_MAX_TEXT}", member=member.name)
             self._text = bytearray()
         elif self._descriptor is None:
-            self._spool = self._wait_for_descriptor(member)
-        elif all(file.href != member.name for file in self._descriptor.files):
-            self._warnings.append(f"{member.name}: not in the descriptor, ignored")
+            self._wait_for_descriptor(member)
+        else:
+            self._ignore(self._descriptor, member.name)
 
-    def _wait_for_descriptor(self, member: MemberStart) -> Spool:
-        """A spool for a member of which nothing is known yet."""
-        waiting = sum(size for _, size in self._waiting.values())
-        if waiting + member.size > self._spool_limit:
-            raise InvalidPackage(
-                f"comes before the descriptor, and {format_size(self._spool_limit)} at the most can wait for it",
-                member=member.name,
-                hint="pack the .ovf file first: tar cf NEW.ova NAME.ovf and then all other files",
-            )
-        self._warnings.append(f"{member.name}: comes before the descriptor; it was stored twice")
-        spool = self._landing.new_spool()
-        self._waiting[member.name] = spool, member.size
-        return spool
-
-    def _take_waiting(self) -> None:
-        """Give every disk what came before the descriptor."""
-        for name, (spool, size) in self._waiting.items():
-            disk = next((disk for disk in self._disks.values() if disk.takes(name)), None)
-            if disk is not None:
-                disk.begin(name, size)
-                for offset in range(0, size, _PIECE):
-                    disk.receive_data(memoryview(spool.read(offset, min(_PIECE, size - offset))))
-                disk.end()
-            spool.close()
-        self._waiting.clear()
-
-    def _end(self) -> None:
-        self._digests.end(self._member.name, self._hashers)
+    def _end(self, member: MemberEnd) -> None:
+        self._digests.end(member.name, self._hashers)
         if self._disk is not None:
             self._disk.end()
         elif self._text is not None:
-            parse = self._text_parser(self._member.name)
-            if parse is not None:
-                parse(bytes(self._text))
-        self._disk = self._text = self._spool = None
+            if _is_descriptor(member.name):
+                self._take_descriptor(bytes(self._text), member.name)
+            else:
+                self._take_manifest(bytes(self._text), member.name)
+        self._disk = self._text = None
 
-    def _text_parser(self, name: str) -> Callable[[bytes], None] | None:
-        lower = name.lower()
-        if lower.endswith(".ovf"):
-            return self._take_descriptor
-        return self._take_manifest if lower.endswith(".mf") else None
+    def _disk_of(self, name: str) -> IncomingDisk | None:
+        return next((disk for disk in self._disks.values() if disk.takes(name)), None)
 
-    def _take_descriptor(self, data: bytes) -> None:
+    def _ignore(self, descriptor: Descriptor, name: str) -> None:
+        if not name.lower().endswith(".cert") and all(file.href != name for file in descriptor.files):
+            self._warnings.append(f"{name}: not in the descriptor, ignored")
+
+    # -- what comes before the descriptor ----------------------------------------------------------------------
+
+    def _wait_for_descriptor(self, member: MemberStart) -> None:
+        """Keep a member of which nothing is known yet."""
+        hint = "pack the .ovf file first: tar cf NEW.ova NAME.ovf and then all other files"
+        self._room.take(member.size, member.name, hint)
+        if self._spool is None:
+            self._spool = self._landing.new_spool()
+        self._spool_start = max((end for _, end in self._waiting.values()), default=0)
+        self._waiting[member.name] = self._spool_start, self._spool_start + member.size
+        self._waits = True
+
+    def _take_waiting(self, descriptor: Descriptor) -> None:
+        """Give every disk what came before the descriptor."""
+        for name, (start, end) in self._waiting.items():
+            disk = self._disk_of(name)
+            if disk is None or self._spool is None:
+                self._ignore(descriptor, name)
+                continue
+            self._warnings.append(f"{name}: came before the descriptor; it was stored twice")
+            disk.begin(name, end - start)
+            for position in range(start, end, _PIECE):
+                disk.receive_data(memoryview(self._spool.read(position, min(_PIECE, end - position))))
+            disk.end()
+        self._drop_spool()
+
+    def _drop_spool(self) -> None:
+        self._room.give_back(sum(end - start for start, end in self._waiting.values()))
+        self._waiting.clear()
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    # -- descriptor and manifest -------------------------------------------------------------------------------
+
+    def _take_descriptor(self, data: bytes, member: str) -> None:
         if self._descriptor is not None:
-            raise InvalidPackage("is a second descriptor", member=self._member.name)
-        self._descriptor = read_descriptor(data, self._member.name)
+            raise InvalidPackage("is a second descriptor", member=member)
+        self._descriptor = descriptor = read_descriptor(data, member)
         # oVirt's own packages have no manifest: nothing needs to be hashed (its engine tells them by this text, too).
         self._digests.expects_manifest = b"xmlns:ovirt" not in data
-        for system in self._descriptor.systems:
-            for slot in system.disks:
-                if slot.disk.file is None:
-                    raise InvalidPackage(f"the disk {slot.disk.id!r} has no file", member=self._member.name)
-                if slot.disk.id in self._disks:
-                    raise InvalidPackage(f"the disk {slot.disk.id!r} belongs to two machines", member=self._member.name)
-                self._disks[slot.disk.id] = IncomingDisk(slot.disk, slot.disk.file, self._landing)
-        if self._descriptor.disks and not self._disks:
-            raise InvalidPackage("lists disks that no machine has", member=self._member.name)
-        self._take_waiting()
+        attached = [slot.disk for system in descriptor.systems for slot in system.disks]
+        _check_disks(descriptor, attached, member)
+        self._accept(descriptor)
+        for disk in attached:
+            if disk.file is not None:
+                self._disks[disk] = IncomingDisk(disk, disk.file, self._landing, self._room)
+        self._take_waiting(descriptor)
 
-    def _take_manifest(self, data: bytes) -> None:
-        self._digests.use(parse_manifest(data, self._member.name))
+    def _take_manifest(self, data: bytes, member: str) -> None:
+        if self._digests.has_manifest:
+            raise InvalidPackage("is a second manifest", member=member)
+        self._digests.use(parse_manifest(data, member))
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def _check_members(self, descriptor: Descriptor, *, has_end: bool) -> None:
+        """Refuse, or at least tell, what is listed and has not come, and what was not verified."""
+        chunked = {file.href for file in descriptor.files if file.chunk_size}
+        listed = dict.fromkeys([file.href for file in descriptor.files] + self._digests.listed())
+        missing = [name for name in listed if name not in chunked and not self._digests.has(name)]
+        if missing and not has_end:
+            raise InvalidPackage("is listed, but the archive stops before it; it may be cut off", member=missing[0])
+        self._warnings += [f"{name}: listed, but not in the package" for name in missing]
+        if not has_end and not self._digests.has_manifest:
+            self._warnings.append("the archive has neither an end nor a manifest: nothing says that it is whole")
+        self._warnings += [f"{name}: not in the manifest, so not verified" for name in self._digests.unlisted()]
+
+    def _make_empty_disks(self, descriptor: Descriptor) -> None:
+        for disk in (slot.disk for system in descriptor.systems for slot in system.disks):
+            if disk.file is None and disk.capacity is not None and disk not in self._empty_disks:
+                self._empty_disks[disk] = writer = self._landing.new_volume(align_up(disk.capacity, SECTOR))
+                writer.finish()
+
+
+def _is_descriptor(name: str) -> bool:
+    return name.lower().endswith(".ovf")
+
+
+def _is_manifest(name: str) -> bool:
+    return name.lower().endswith(".mf")
+
+
+def _check_disks(descriptor: Descriptor, attached: list[PackageDisk], member: str) -> None:
+    """Refuse disks that cannot be imported as what they are."""
+    for disk in attached:
+        if disk.parent:
+            hint = "have the machine exported without snapshots"
+            raise UnsupportedFeature(member, f"the disk {disk.id!r} holds changes to the disk {disk.parent!r}", hint)
+        if disk.file is None and disk.capacity is None:
+            raise InvalidPackage(f"the disk {disk.id!r} has neither a file nor a capacity", member=member)
+    if not attached and any(disk.file is not None and not disk.is_iso for disk in descriptor.disks):
+        raise InvalidPackage("lists disks that no machine has", member=member)
