@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_BATCH_WEIGHT = 24  # a batch costs as much memory as so many claims: 600 bytes
+
 NEVER = 1 << 64
 """Behind every offset."""
 
@@ -75,6 +77,11 @@ class Claims:
         heappush(self._heap, (claims[0].start, self._serial))
         self._serial += 1
         self._count += len(claims)
+
+    @property
+    def weight(self) -> int:
+        """Memory that is held, as a number of claims of 25 bytes."""
+        return self._count + len(self._batches) * _BATCH_WEIGHT
 
     @property
     def next_start(self) -> int:

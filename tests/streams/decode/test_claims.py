@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 from hypothesis import given
@@ -30,7 +31,7 @@ def test_claims_come_out_in_order_whenever_they_went_in(added: list[list[Claim]]
             claim = queue.pop()
             assert claim.start == min(one.start for one in waiting)
             waiting.remove(claim)
-        assert len(queue) == len(waiting)
+        assert len(queue) == len(waiting) <= queue.weight
         assert queue.next_start == min((one.start for one in waiting), default=NEVER)
 
 
@@ -62,3 +63,15 @@ def test_runs_of_data(parts: list[bytes], offset: int) -> None:
             assert any(data[block : block + 4096])
     assert not any(rest)
     assert all(first[1] < second[0] for first, second in pairwise(runs))
+
+
+def test_weight_is_memory() -> None:
+    """One claim in each of many batches, and many claims in one."""
+    for batch, count in ((1, 20_000), (50_000, 2)):
+        tracemalloc.start()
+        queue = Claims()
+        for number in range(count):
+            queue.add([Claim(number << 40 | index << 16, 65536, Use.DATA, index) for index in range(batch)])
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert 0.5 < held / (queue.weight * 25) < 1.5
