@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.support.oracles import assert_same_disk, check_qcow2
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ovafs.storage.writer.volume_writer import VolumeWriter
+
+
+_CLUSTER = 1 << 16
 
 
 class Write(NamedTuple):
@@ -57,6 +62,20 @@ def judge_qcow2(image: Path, truth: Path) -> None:
     with image.open("rb") as file:
         assert file.read(104)[72:96] == bytes(24)
     assert check_report(image)["image-end-offset"] == image.stat().st_size
+    assert refcounts(image) == {1: image.stat().st_size // _CLUSTER}
+
+
+def refcounts(image: Path) -> Counter[int]:
+    """How many clusters have which refcount, but 0. ``qemu-img check`` does not look behind the file's end."""
+    counts: Counter[int] = Counter()
+    with image.open("rb") as file:
+        offset, clusters = struct.unpack(">QI", os.pread(file.fileno(), 12, 48))
+        table = os.pread(file.fileno(), clusters * _CLUSTER, offset)
+        for (block,) in struct.iter_unpack(">Q", table):
+            if block:
+                counts.update(memoryview(os.pread(file.fileno(), _CLUSTER, block)).cast("H").tolist())
+    del counts[0]
+    return Counter({int.from_bytes(struct.pack("=H", value)): number for value, number in counts.items()})
 
 
 def check_report(image: Path) -> dict[str, int]:

@@ -21,7 +21,7 @@ from ovafs.storage.writer.qcow2 import Qcow2Writer
 from tests.support.images import qemu_map
 from tests.support.oracles import check_qcow2, image_info
 from tests.support.processes import run
-from tests.support.written import Write, apply, check_report, judge_qcow2, reference
+from tests.support.written import Write, apply, check_report, judge_qcow2, refcounts, reference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,6 +185,7 @@ def test_a_file_longer_than_one_refcount_block_counts(tmp_path: Path, count: int
     clusters = 4 + -(-count // 8192) + count
     assert image.stat().st_size == (clusters + (clusters > 32768)) * CLUSTER
     check_qcow2(image)
+    assert refcounts(image) == {1: image.stat().st_size // CLUSTER}
     check_reads(image, [writes[number] for number in (0, 1, 8191, 8192, 20000, *range(32755, count, 5), count - 1)])
 
 
@@ -216,13 +217,14 @@ def test_every_moment_is_well_formed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return count
 
     monkeypatch.setattr(os, "pwritev", observed)
-    monkeypatch.setattr("ovafs.storage.writer.block_writer._BATCH", CLUSTER)
     writer = Qcow2Writer(str(image), 6 * L1_SPAN, max_tables=1)
-    for number in range(18):
-        writer.write_at(number * 5 % 6 * L1_SPAN + number * CLUSTER, memoryview(bytes([number + 1]) * 3 * 512))
-        writer.flush()
-        with pytest.raises(UnsupportedFeature, match="not closed cleanly"):
-            parse_header(image.read_bytes()[:CLUSTER], "v")
+    for number in range(20):  # across the end of an L1 entry: one table leaves memory while its data is on the way
+        data = bytes([number + 1]) * 5 * CLUSTER
+        writer.write_at((number * 3 % 5 + 1) * L1_SPAN - (3 + number) * CLUSTER, memoryview(data + bytes(512) + data))
+        if number % 3:
+            writer.flush()
+        with image.open("rb") as file, pytest.raises(UnsupportedFeature, match="not closed cleanly"):
+            parse_header(file.read(CLUSTER), "v")
     writer.finish()
     assert moments > 50
     check_qcow2(image)
@@ -299,3 +301,14 @@ def test_data_that_the_caller_changes_afterwards(tmp_path: Path) -> None:
         for start, data in writes:
             os.pwrite(file.fileno(), data, start)
     judge_qcow2(tmp_path / "v", tmp_path / "truth")
+
+
+def test_the_kernel_begins_to_store_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hints: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _fd, start, length, _advice: hints.append((start, length)))
+    writer = Qcow2Writer(str(tmp_path / "v"), 64 * MIB)
+    apply(writer, [Write(start, MIB, 1) for start in range(0, 64 * MIB, MIB)])
+    writer.finish()
+    assert sum(length for _, length in hints) >= 56 * MIB
+    assert all(8 * MIB <= length <= 16 * MIB for _, length in hints)
+    assert all(start + length <= after for (start, length), (after, _) in itertools.pairwise(hints))
