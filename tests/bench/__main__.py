@@ -35,6 +35,7 @@ def main() -> int:
         sys.stderr.write(f"tests.bench: {complaint}\n")
         return 1
     known = report.environment()
+    others = report.OtherWork()
     bench = Bench(options.scratch, options.quick, options.rounds or (2 if options.quick else 3))
     started = time.monotonic()
     for name in options.case or CASES:
@@ -42,7 +43,8 @@ def main() -> int:
             bench.scratch = Path(scratch)
             bench.say(f"{name} (after {time.monotonic() - started:.0f} s)")
             CASES[name](bench)
-    bench.say(f"done in {time.monotonic() - started:.0f} s\n")
+    known["Other programs used"] = f"{others.cores():.2f} cores on average"
+    bench.say(f"done in {time.monotonic() - started:.0f} s; other programs used {known['Other programs used']}\n")
     sys.stdout.write(report.plain(bench) + "\n")
     if options.output:
         words = shlex.join(sys.argv[1:])

@@ -23,7 +23,7 @@ LIMITS = {
     "first-byte-restart": "5 MiB of plan from SQLite, checked by a digest",
     "first-byte-warm": "opening and locking the image in a worker thread",
     "memory": "the interpreter and its libraries (30 MiB), the plan (5 MiB), a buffer of 1 MiB for each request",
-    "compressed-*": "one core of decompressing; the other has the kernel's copies",
+    "compressed-*": "decompressing, on one core for each request, and the hop to a worker thread",
 }
 
 

@@ -28,7 +28,6 @@ def environment() -> dict[str, str]:
         "Kernel": platform.release(),
         "CPU": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
         "Memory": f"{int(memory[1]) >> 20} GiB" if memory else "unknown",
-        "Load at the start": f"{os.getloadavg()[0]:.2f}",
         "Python": platform.python_version(),
         "pyfuse3": importlib.metadata.version("pyfuse3"),
         "trio": importlib.metadata.version("trio"),
@@ -37,6 +36,29 @@ def environment() -> dict[str, str]:
         "cp, dd": run("dd", "--version").split("\n")[0].removeprefix("dd "),
         "Program": _commit(),
     }
+
+
+class OtherWork:
+    """How busy other programs keep the machine from now on: figures taken beside them are low and scatter."""
+
+    def __init__(self) -> None:
+        self._begin = self._used()
+
+    def cores(self) -> float:
+        """The cores that others used, on average; the kernel's own threads count as others."""
+        total, ours, wall = (now - then for now, then in zip(self._used(), self._begin, strict=True))
+        return max(0.0, total - ours) / wall
+
+    @staticmethod
+    def _used() -> tuple[float, float, float]:
+        """Seconds of processor time used by everybody, by this process and its children, and of real time."""
+        user, nice, system, _, _, irq, softirq = map(int, _read("/proc/stat").split(maxsplit=8)[1:8])
+        times = os.times()
+        return (
+            (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK"),
+            times.user + times.system + times.children_user + times.children_system,
+            times.elapsed,
+        )
 
 
 def markdown(bench: Bench, known: dict[str, str], options: str) -> str:
