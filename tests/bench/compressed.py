@@ -11,7 +11,7 @@ from ovafs.formats.inflate import inflate_cluster
 from ovafs.formats.qcow2.header import Compression
 from ovafs.model import DiskFormat
 from tests.bench import inputs, mounts
-from tests.bench.measure import take_turns
+from tests.bench.measure import take_turns, with_range
 from tests.bench.random_reader import drop_cached_pages
 
 if sys.version_info >= (3, 14):
@@ -22,7 +22,7 @@ else:
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.bench.measure import Bench
+    from tests.bench.measure import Bench, Figure
 
 COMPRESSIONS = {"deflate": "zlib", "zstd": "zstd"}  # by qemu's names
 SAMPLES = 500  # clusters
@@ -32,23 +32,14 @@ def compressed(bench: Bench) -> None:
     text = inputs.text_image(bench.scratch / "text.raw", 64 << 20 if bench.quick else 512 << 20)
     for name, compression in COMPRESSIONS.items():
         image = inputs.compressed(bench.scratch / f"{name}.qcow2", text, compression)
-        _read(bench, image, f"compressed source, {name}")
-        alone = bench.figure(f"compressed source, {name}", "decompressor alone", [_alone(text, compression)], "MB/s")
-        bench.judge(
-            f"compressed-{name}",
-            f"compressed source, {name}",
-            f"{_mounted_rate(bench, name):.0f} MB/s; decompressor alone {alone.values[0]:.0f} MB/s",
-            "report",
-            met=None,
-        )
+        case = f"compressed source, {name}"
+        mounted = _read(bench, image, case)
+        alone = bench.figure(case, "decompressor alone", [_alone(text, compression)], "MB/s")
+        measured = f"{with_range(mounted.values)} MB/s; decompressor alone {with_range(alone.values)} MB/s"
+        bench.judge(f"compressed-{name}", case, measured, "report", met=None)
 
 
-def _mounted_rate(bench: Bench, name: str) -> float:
-    figure = next(one for one in bench.figures if one.case.endswith(name) and one.subject == "ovafs")
-    return sorted(figure.values)[len(figure.values) // 2]
-
-
-def _read(bench: Bench, image: Path, case: str) -> None:
+def _read(bench: Bench, image: Path, case: str) -> Figure:
     pool = inputs.make_pool(bench.scratch / f"pool-{image.stem}", [inputs.machine("vm", image, DiskFormat.QCOW2)])
     converted, target = bench.scratch / "converted.qcow2", bench.scratch / "copy.ova"
     with mounts.ovafs(pool, bench.scratch / "ovafs") as mount:
@@ -72,8 +63,9 @@ def _read(bench: Bench, image: Path, case: str) -> None:
             target.unlink()
             return size / seconds / 1e6
 
-        for subject, values in take_turns({"ovafs": read, "qemu-img convert + tar": convert}, bench.rounds).items():
-            bench.figure(case, subject, values, "MB/s")
+        rates = take_turns({"ovafs": read, "qemu-img convert + tar": convert}, bench.rounds)
+        figures = {subject: bench.figure(case, subject, values, "MB/s") for subject, values in rates.items()}
+        return figures["ovafs"]
 
 
 def _alone(text: Path, compression: str) -> float:
