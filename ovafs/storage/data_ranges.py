@@ -106,7 +106,8 @@ def _ask_fiemap(file: SourceFile, position: int) -> list[_Extent]:
     _REQUEST.pack_into(request, 0, position, file.size - position, _FLAG_SYNC, 0, _EXTENTS_PER_CALL, 0)
     fcntl.ioctl(file.fileno(), _FS_IOC_FIEMAP, request)
     count = _REQUEST.unpack_from(request)[3]
-    return [_Extent._make(fields) for fields in _EXTENT.iter_unpack(request[_REQUEST.size :])][:count]
+    extents = memoryview(request)[_REQUEST.size : _REQUEST.size + count * _EXTENT.size]
+    return [_Extent._make(fields) for fields in _EXTENT.iter_unpack(extents)]
 
 
 def _by_seeking(file: SourceFile) -> Iterator[tuple[int, int]]:

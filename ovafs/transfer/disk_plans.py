@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,9 @@ from ovafs.streams.qcow2 import CLUSTER_BITS, l2_tables
 if TYPE_CHECKING:
     from ovafs.storage.chain import Chain
     from ovafs.storage.map_cache import MapCache
+
+# Reading the tables of a small image takes less time than keeping the plan for the next mount does.
+WORTH_KEEPING_SECONDS = 0.002
 
 # Plans kept in memory between two opens, in bytes: about 4 MB for a disk with 100,000 extents.
 DISK_PLANS_BYTES = 32 << 20
@@ -60,8 +64,10 @@ class DiskPlans:
         if plan is None:
             blob = self._cache.get(key)
             if blob is None:
+                begun = time.perf_counter()
                 plan = _read(chain)
-                self._cache.put(key, _pack(plan))
+                if time.perf_counter() - begun > WORTH_KEEPING_SECONDS:
+                    self._cache.put(key, _pack(plan))
             else:
                 plan = _unpack(blob)
             self._remember(key, plan)
