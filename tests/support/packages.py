@@ -136,10 +136,10 @@ class ImportPool:
             create_pool(str(path))
         self.pool = Pool(str(path))
 
-    def take(self, data: bytes, *, cuts: Iterable[int] | None = None, name: str = "package", **choices: Any) -> Imported:
+    def take(self, data: bytes, *, cuts: Iterable[int] | None = None, **choices: Any) -> Imported:
         """Import a package, cut into pieces whose buffers are spoiled behind the importer's back."""
         cut = pieces(data, every(100_003, len(data)) if cuts is None else cuts)
-        return import_package(self.pool, map(memoryview, cut), name, ImportChoices(**choices))
+        return import_package(self.pool, map(memoryview, cut), "package", ImportChoices(**choices))
 
     @property
     def files(self) -> list[str]:
