@@ -165,6 +165,15 @@ async def test_xattrs() -> None:
     assert info.value.errno == pyfuse3.ENOATTR
 
 
+@pytest.mark.parametrize("name", [b"security.selinux", b"system.posix_acl_access", b"trusted.x"])
+async def test_other_namespaces_of_xattrs_are_not_supported(name: bytes) -> None:
+    operations = make_operations()
+    entry = await lookup(operations)
+    with pytest.raises(pyfuse3.FUSEError) as info:
+        await operations.getxattr(entry.st_ino, pyfuse3.XAttrNameT(name), CTX)
+    assert info.value.errno == errno.EOPNOTSUPP
+
+
 async def test_forget_lets_an_old_inode_go() -> None:
     operations = make_operations()
     entry = await lookup(operations)
