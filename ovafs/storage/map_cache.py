@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_LIMIT = 512 << 20
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE blobs (key BLOB PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL, blob BLOB NOT NULL);
 CREATE INDEX blobs_by_use ON blobs (used, size);
@@ -185,4 +185,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _digest(key: bytes, blob: bytes | memoryview) -> bytes:
-    return hashlib.blake2b(blob, digest_size=_DIGEST_SIZE, key=hashlib.blake2b(key).digest()).digest()
+    """SHA-256, which processors compute themselves: twice as fast as BLAKE2 for a plan of some megabytes."""
+    digest = hashlib.sha256(key)
+    digest.update(blob)
+    return digest.digest()[:_DIGEST_SIZE]
