@@ -23,6 +23,7 @@ from ovafs.formats.manifest import parse_manifest
 from ovafs.formats.ovf.read import read_descriptor
 from ovafs.formats.tar_events import NEED_DATA, Ignored, MemberData, MemberEnd, MemberStart
 from ovafs.formats.tar_reader import TarReader
+from ovafs.streams.qcow2 import MAX_VIRTUAL_SIZE
 from ovafs.transfer.ingest.digests import Hashers, MemberDigests
 from ovafs.transfer.ingest.disk import IncomingDisk
 from ovafs.transfer.ingest.spool import SpoolRoom
@@ -250,5 +251,8 @@ def _check_disks(descriptor: Descriptor, attached: list[PackageDisk], member: st
             raise UnsupportedFeature(member, f"the disk {disk.id!r} holds changes to the disk {disk.parent!r}", hint)
         if disk.file is None and disk.capacity is None:
             raise InvalidPackage(f"the disk {disk.id!r} has neither a file nor a capacity", member=member)
+        if (disk.capacity or 0) > MAX_VIRTUAL_SIZE:
+            reason = f"the disk {disk.id!r} has a capacity of {disk.capacity} bytes, more than {MAX_VIRTUAL_SIZE}"
+            raise InvalidPackage(reason, member=member)
     if not attached and any(disk.file is not None and not disk.is_iso for disk in descriptor.disks):
         raise InvalidPackage("lists disks that no machine has", member=member)
