@@ -149,9 +149,13 @@ def _run(pool: Pool, wanted: _Arguments) -> Imported:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[int]:
+    if path == "-":
+        if sys.stdin is None:  # closed; by now the descriptor may be another file's
+            raise ImageUnavailable("-", "standard input is closed", "give the name of a file, or a pipe")
+        yield sys.stdin.fileno()
+        return
     try:
-        # Standard input, too, may be closed.
-        descriptor = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ImageUnavailable(path, f"cannot be opened: {error.strerror}") from error
     try:
