@@ -244,7 +244,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def release(self, fh: FileHandleT) -> None:
-        await self._handles.release(fh)
+        self._handles.release(fh)
 
     # -- what a read-only tree refuses
 

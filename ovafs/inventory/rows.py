@@ -153,7 +153,7 @@ def _parse_machine(row: Row, disks: Iterable[Row], nics: Iterable[Row]) -> Machi
     }
     try:
         machine = msgspec.convert(definition, Machine)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: bytes where a word of a list stood
         raise InvalidDefinition(printable(error)) from error
     check_machine(machine)
     return machine

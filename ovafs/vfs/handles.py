@@ -84,10 +84,13 @@ class Handles:
                 log.error("%s: read at %d (%s): %s", pin.node.machine.name, offset, place, error)  # noqa: TRY400
             raise
 
-    async def release(self, handle: int) -> None:
-        """Close a handle; the last one of a generation releases its files and locks, in a thread: NFS may wait."""
+    def release(self, handle: int) -> None:
+        """Close a handle; the last one of a generation releases its files and locks.
+
+        They are closed in a thread, for which nobody waits: NFS may, and after an unmount there is nobody to answer.
+        """
         if package := self._drop(self._handles.pop(handle)):
-            await trio.to_thread.run_sync(package.close, abandon_on_cancel=True)
+            trio.lowlevel.spawn_system_task(_close, package)
 
     def close(self) -> None:
         """Release everything; the event loop has ended."""
@@ -126,6 +129,13 @@ class Handles:
             raise
         finally:
             opening.give_up_unless_done()
+
+
+async def _close(package: OpenPackage) -> None:
+    try:
+        await trio.to_thread.run_sync(package.close, abandon_on_cancel=True)
+    except Exception:  # nothing may leave a system task: that would end the program
+        log.exception("closing failed unexpectedly")
 
 
 class _Opening:

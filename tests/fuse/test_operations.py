@@ -139,7 +139,7 @@ async def test_read_and_release() -> None:
     assert bytes(await operations.read(info.fh, 10_000, 4096)) == b""
     assert bytes(await operations.read(info.fh, 0, 2 << 20)) == content
     await operations.release(info.fh)
-    assert not packager.opened[0].is_open
+    await packager.opened[0].closed()
 
 
 async def test_pages_of_volatile_volumes_are_not_kept() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from ovafs.inventory.inventory import DamagedMachine, Snapshot
 from ovafs.model import Machine, MachineKind, definition_digest
 from ovafs.transfer.packager import Description
@@ -91,6 +93,12 @@ class FakePackage:
 
     def close(self) -> None:
         self.is_open = False
+
+    async def closed(self) -> None:
+        """Wait until it is closed, which happens in a thread."""
+        with trio.fail_after(20):
+            while self.is_open:  # noqa: ASYNC110 - a thread closes it, which cannot set an event
+                await trio.sleep(0.01)
 
 
 class FakePackager:

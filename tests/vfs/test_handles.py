@@ -48,11 +48,11 @@ async def test_handles_share_a_package_until_the_last_is_released() -> None:
     assert len(set(opened)) == 8
     (package,) = packager.opened
     for handle in opened[:-1]:
-        await handles.release(handle)
+        handles.release(handle)
     assert package.is_open
     assert await read(handles, opened[-1], 3, 10) == package.content[3:13]
-    await handles.release(opened[-1])
-    assert not package.is_open
+    handles.release(opened[-1])
+    await package.closed()
 
 
 async def test_reads_are_cut_at_the_end_only() -> None:
@@ -72,8 +72,9 @@ async def test_open_of_a_stale_generation_makes_the_tree_look_again() -> None:
     assert isinstance(found, MachineFile)
     assert found.inode != node.inode
     handle = await handles.open(found)
-    await handles.release(handle)
-    assert [package.is_open for package in packager.opened] == [False]
+    handles.release(handle)
+    assert len(packager.opened) == 1
+    await packager.opened[0].closed()
 
 
 async def test_an_open_handle_keeps_its_generation() -> None:
@@ -107,10 +108,10 @@ async def test_a_held_generation_whose_images_changed_is_no_use_to_a_new_handle(
     found = await tree.lookup(VMS.inode, b"vm1.ova")
     assert isinstance(found, MachineFile)
     assert found.inode != node.inode
-    await handles.release(await handles.open(found))
+    handles.release(await handles.open(found))
     assert packager.opened[0].is_open  # for the first handle
-    await handles.release(handle)
-    assert not packager.opened[0].is_open
+    handles.release(handle)
+    await packager.opened[0].closed()
 
 
 async def test_a_failing_read_is_logged_once_with_machine_offset_and_place(
