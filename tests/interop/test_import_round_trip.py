@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from ovafs.model import CpuTopology, Firmware, MachineKind, Nic, NicModel
+from ovafs.model import CpuTopology, DiskInterface, Firmware, MachineKind, Nic, NicModel
 from tests.support.oracles import assert_same_disk, check_qcow2
 from tests.support.packages import import_pool
 from tests.support.pools import Image, chain_image, judge_ova, pool_builder, raw_image
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tests.support.pools import PoolBuilder
 
 MIB = 1 << 20
+INTERFACES = (DiskInterface.VIRTIO_SCSI, DiskInterface.SATA, DiskInterface.VIRTIO)
 
 
 @pytest.fixture
@@ -35,9 +37,13 @@ def source(tmp_path: Path) -> Iterator[PoolBuilder]:
             chain_image(builder.images, "chain"),
             raw_image(builder.images / "odd.raw", 3 * MIB + 512, seed=5, hole=(0, 100 * 1024)),
         ]
-        builder.add("ünïcode <&>", *images, description="two\nlines & more")
+        machine = builder.add("ünïcode <&>", *images, description="two\nlines & more")
         builder.change(
             "ünïcode <&>",
+            disks=tuple(
+                msgspec.structs.replace(disk, boot=number == 1, interface=interface)
+                for number, (disk, interface) in enumerate(zip(machine.disks, INTERFACES, strict=True))
+            ),
             memory=3 << 30,
             cpu=CpuTopology(sockets=2, cores=3),
             firmware=Firmware.UEFI,
@@ -76,7 +82,7 @@ def assert_same_disks(machine: Machine, images: list[Image]) -> None:
 
 def essence(machine: Machine) -> Machine:
     """What a package keeps of a machine: all but the UUIDs, volumes and times of its parts."""
-    disks = tuple(msgspec.structs.replace(disk, uuid="", volume=None) for disk in machine.disks)  # type: ignore[arg-type]
+    disks = tuple(msgspec.structs.replace(disk, uuid="", volume=None) for disk in machine.disks)
     nics = tuple(msgspec.structs.replace(nic, uuid="") for nic in machine.nics)
     return msgspec.structs.replace(machine, disks=disks, nics=nics, created=0, modified=0)
 
@@ -88,13 +94,13 @@ def test_round_trip(source: PoolBuilder, target: ImportPool, tmp_path: Path, for
     first = export(source.path, name, tmp_path / "first.ova")
     if way == "file":
         result = ovafs("import", "--format", form, target.path, first)
-        assert result.stderr == "", result.stderr
+        assert re.fullmatch(r"ovafs: warning: \d elements of the descriptor have no place in the pool\n", result.stderr)
     else:
         command = [sys.executable, "-m", "ovafs", "import", "--format", form, str(target.path), "-"]
         with subprocess.Popen(["cat", str(first)], stdout=subprocess.PIPE) as cat:
             subprocess.run(command, stdin=cat.stdout, env=ENVIRONMENT, check=True, capture_output=True)
     machine = target.pool.find(name)
-    assert essence(machine) == essence(source.pool.find(name))
+    assert msgspec.to_builtins(essence(machine)) == msgspec.to_builtins(essence(source.pool.find(name)))
     assert machine.created == source.pool.find(name).created
     assert_same_disks(machine, source.disks[name])
     target.assert_whole(1)

@@ -106,7 +106,9 @@ def _unpacked(sample: Path, folder: Path) -> Iterator[Path]:
             yield raw
 
 
-@pytest.mark.parametrize("name", [name for name, machines in TAKEN.items() if sum(machines.values()) and "nomf" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name, machines in TAKEN.items() if sum(machines.values()) and "nomf" not in name]
+)
 def test_samples_with_a_flipped_bit(pool: ImportPool, name: str) -> None:
     """In the last disk: the manifest tells, or the disk's own format."""
     data = bytearray(shared_path(f"samples/{name}").read_bytes())

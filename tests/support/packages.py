@@ -100,7 +100,9 @@ def archive(members: Mapping[str, bytes] | Iterable[tuple[str, bytes]], *, end: 
 
 def manifest(members: Mapping[str, bytes], algorithm: str = "sha256") -> bytes:
     """A manifest of all members but itself."""
-    lines = [f"{algorithm.upper()}({name})= {hashlib.new(algorithm, data).hexdigest()}" for name, data in members.items()]
+    lines = [
+        f"{algorithm.upper()}({name})= {hashlib.new(algorithm, data).hexdigest()}" for name, data in members.items()
+    ]
     return "".join(f"{line}\n" for line in lines).encode()
 
 

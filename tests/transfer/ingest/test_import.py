@@ -108,7 +108,7 @@ def test_chunks(pool: ImportPool, tmp_path: Path) -> None:
         imported = pool.take(archive(members))
         assert guest_bytes(imported.machines[0].disks[0].volume.path, "qcow2", tmp_path) == data
     broken = {"web.ovf": text, **dict(list(chunks.items())[:2])}
-    with pytest.raises(InvalidPackage, match="'d.gz': the file ends inside its gzip data"):
+    with pytest.raises(InvalidPackage, match=r"'d.gz': the file ends inside its gzip data"):
         pool.take(archive(broken))
     pool.assert_whole(3)
 
@@ -132,7 +132,7 @@ def test_manifests(pool: ImportPool, algorithm: str, place: str) -> None:
 def test_of_several_digests_all_must_be_right(pool: ImportPool) -> None:
     parts = small_package()
     wrong = manifest(parts) + manifest({**parts, "a.raw": b""}, "sha1")
-    with pytest.raises(InvalidPackage, match="'a.raw': its SHA1 digest"):
+    with pytest.raises(InvalidPackage, match=r"'a.raw': its SHA1 digest"):
         pool.take(archive({**parts, "web.mf": wrong}))
     pool.assert_whole()
 
@@ -147,7 +147,7 @@ def test_odd_manifests(pool: ImportPool) -> None:
         "b.raw: not in the manifest, so not verified",
         "extra: not in the manifest, so not verified",
     ]
-    with pytest.raises(InvalidPackage, match="'other.mf': is a second manifest"):
+    with pytest.raises(InvalidPackage, match=r"'other.mf': is a second manifest"):
         pool.take(archive({**parts, "web.mf": manifest(parts), "other.mf": manifest(parts)}))
     with pytest.raises(InvalidPackage, match="not of the form"):
         pool.take(archive({**parts, "web.mf": b"nonsense"}))
@@ -158,7 +158,7 @@ def test_a_manifest_behind_what_was_not_hashed(pool: ImportPool) -> None:
     parts = small_package()
     parts["web.ovf"] = parts["web.ovf"].replace(b"<Envelope ", b'<Envelope xmlns:ovirt="http://www.ovirt.org/ovf" ')
     assert pool.take(archive({"web.ovf": parts["web.ovf"], "web.mf": manifest(parts), **parts}.items())).warnings == []
-    with pytest.raises(InvalidPackage, match="pack the .mf file right behind the .ovf file"):
+    with pytest.raises(InvalidPackage, match=r"pack the .mf file right behind the .ovf file"):
         pool.take(archive({**parts, "web.mf": manifest(parts)}))
     pool.assert_whole(1)
 
@@ -166,7 +166,9 @@ def test_a_manifest_behind_what_was_not_hashed(pool: ImportPool) -> None:
 def test_tolerated_members(pool: ImportPool) -> None:
     parts = small_package()
     members = member(b"./", typeflag=b"5") + member(b"./._web.ovf", b"x") + member(b"./web.ovf", parts["web.ovf"])
-    members += member(b"pad") + member(b"a.raw", parts["a.raw"]) + member(b"pad", b"x") + member(b"b.raw", parts["b.raw"])
+    members += (
+        member(b"pad") + member(b"a.raw", parts["a.raw"]) + member(b"pad", b"x") + member(b"b.raw", parts["b.raw"])
+    )
     imported = pool.take(members + END + bytes(8192))
     assert imported.warnings == [": a directory, ignored", "._web.ovf: a AppleDouble file, ignored"]
 
@@ -176,11 +178,11 @@ def test_an_archive_without_an_end(pool: ImportPool) -> None:
     assert pool.take(archive({**parts, "web.mf": manifest(parts)}, end=False)).warnings == []
     warnings = pool.take(archive(parts, end=False)).warnings
     assert warnings[0] == "the archive has neither an end nor a manifest: nothing says that it is whole"
-    with pytest.raises(InvalidPackage, match="'b.raw': is listed, but the archive stops before it"):
+    with pytest.raises(InvalidPackage, match=r"'b.raw': is listed, but the archive stops before it"):
         pool.take(archive({name: parts[name] for name in ("web.ovf", "a.raw")}, end=False))
     text = descriptor(DiskText("a.raw", 1 << 16), more='<File ovf:id="iso" ovf:href="cd.iso"/>')
     members = {"web.ovf": text, "a.raw": parts["a.raw"]}
-    with pytest.raises(InvalidPackage, match="'cd.iso': is listed, but the archive stops"):
+    with pytest.raises(InvalidPackage, match=r"'cd.iso': is listed, but the archive stops"):
         pool.take(archive(members, end=False))
     assert pool.take(archive(members)).warnings[0] == "cd.iso: listed, but not in the package"
     pool.assert_whole(3)
@@ -204,7 +206,7 @@ def test_sizes_that_differ(pool: ImportPool, tmp_path: Path) -> None:
 def test_a_raw_disk_in_gzip_that_is_larger_than_it_may_be(pool: ImportPool, more: int) -> None:
     text = descriptor(DiskText("d.gz", MIB, RAW, 'ovf:compression="gzip"'))
     for data in (b"\1" * (MIB + more), b"\1" * MIB + bytes(more)):
-        with pytest.raises(InvalidPackage, match="'d.gz': (holds .* more than the capacity|.* inflates to more than)"):
+        with pytest.raises(InvalidPackage, match=r"'d.gz': (holds .* more than the capacity|.* inflates to more than)"):
             pool.take(archive({"web.ovf": text, "d.gz": _gz(data)}))
     with pytest.raises(InvalidPackage, match="neither the file nor the descriptor says how large"):
         pool.take(archive({"web.ovf": descriptor(DiskText("d.gz", None)), "d.gz": _gz(b"\1" * 512)}))
@@ -310,7 +312,9 @@ def test_what_comes_before_the_descriptor_is_limited(pool: ImportPool) -> None:
     parts = small_package()
     late = archive({"a.raw": parts["a.raw"], "b.raw": parts["b.raw"], "web.ovf": parts["web.ovf"]})
     assert len(pool.take(late, spool_limit=1 << 17).machines[0].disks) == 2
-    with pytest.raises(InvalidPackage, match=r"'b.raw': .*128 KiB at the most.*pack the .ovf file first.*--spool-limit"):
+    with pytest.raises(
+        InvalidPackage, match=r"'b.raw': .*128 KiB at the most.*pack the .ovf file first.*--spool-limit"
+    ):
         pool.take(late, spool_limit=(1 << 17) - 1)
     many = archive({**{f"f{n}": b"x" for n in range(3000)}, **parts})
     assert pool.take(many).machines[0].disks  # no file is open for each of them

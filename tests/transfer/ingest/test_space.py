@@ -59,14 +59,19 @@ REFUSED = {
     "both": (needs(*(DiskText(n, 1 << 30, QCOW2, extra=f'ovf:populatedSize="{3 * MIB}"') for n in "ab")), "6.00 MiB"),
     "compressed": (needs(DiskText("a", 1 << 30, STREAM, f'ovf:size="{5 * MIB}"')), "5.00 MiB"),
     "gzip": (needs(DiskText("a", 1 << 30, file=f'ovf:size="{7 * MIB}" ovf:compression="gzip"')), "7.00 MiB"),
-    "populated beyond its capacity": (needs(DiskText("a", 10 * MIB, extra=f'ovf:populatedSize="{1 << 40}"')), "10.0 MiB"),
+    "populated beyond its capacity": (
+        needs(DiskText("a", 10 * MIB, extra=f'ovf:populatedSize="{1 << 40}"')),
+        "10.0 MiB",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_when_the_descriptor_is_known(small: ImportPool, name: str) -> None:
     package, needed = REFUSED[name]
-    with pytest.raises(NoSpace, match=rf"^the import needs {re.escape(needed)}, 3\.\d+ MiB are free in .*/volumes; make"):
+    with pytest.raises(
+        NoSpace, match=rf"^the import needs {re.escape(needed)}, 3\.\d+ MiB are free in .*/volumes; make"
+    ):
         small.take(package)
     small.assert_whole()
 
@@ -83,7 +88,9 @@ def test_not_refused_for_what_may_be_zeros(small: ImportPool) -> None:
 
 def test_a_disk_that_no_file_system_takes(small: ImportPool) -> None:
     for disk in (DiskText(None, 1 << 62), DiskText("a", 1 << 62)):
-        with pytest.raises(InvalidPackage, match="the disk 'd0' has a capacity of 4611686018427387904 bytes, more than"):
+        with pytest.raises(
+            InvalidPackage, match="the disk 'd0' has a capacity of 4611686018427387904 bytes, more than"
+        ):
             small.take(archive({"web.ovf": descriptor(disk), "a": b"x"}), format="raw")
         small.assert_whole()
 
