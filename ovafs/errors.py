@@ -124,6 +124,39 @@ class InvalidPackage(OvafsError):
         self.offset = offset
 
 
+class IncompletePackage(InvalidPackage):
+    """An OVA of which more has to come: ``missing`` bytes at the least."""
+
+    def __init__(self, reason: str, *, missing: int, member: str = "") -> None:
+        super().__init__(reason, member=member)
+        self.missing = missing
+
+
+# -- uploads --------------------------------------------------------------------------------------------
+
+
+class NameRefused(OvafsError):
+    """A name in ``drop/`` under which nothing could ever be imported."""
+
+
+class UploadBusy(OvafsError):
+    """Somebody else is writing this file."""
+
+
+class NotReadable(OvafsError):
+    """The bytes of an upload, which are not kept: its disks went to their volumes."""
+
+
+class WrittenTwice(OvafsError):
+    """Bytes of an upload that were taken in already, and shall now be others."""
+
+    default_hint = "a package is written from its beginning to its end: truncate the file and write it again"
+
+
+class NotEmpty(OvafsError):
+    """A directory that shall go, and has entries."""
+
+
 # -- files ----------------------------------------------------------------------------------------------
 
 

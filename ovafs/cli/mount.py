@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -13,11 +14,16 @@ from ovafs.cli.daemon import Daemon, notify_systemd
 from ovafs.cli.logs import log_to_file_or_syslog, log_to_stderr
 from ovafs.errors import OvafsError
 from ovafs.fuse import mount as fuse_mount
+from ovafs.fuse.drop_operations import DropOperations
 from ovafs.fuse.operations import Operations, Ownership
 from ovafs.fuse.options import MountOptions, parse_options
+from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import open_inventory
 from ovafs.storage.map_cache import MapCache
+from ovafs.transfer.ingest.machines import ImportChoices
 from ovafs.transfer.packager import Packager
+from ovafs.vfs.drop.entries import Status
+from ovafs.vfs.drop.folder import DropFolder
 from ovafs.vfs.handles import Handles
 from ovafs.vfs.tree import Tree
 
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ovafs.inventory.inventory import Inventory
+
+log = logging.getLogger(__name__)
 
 EXIT_MOUNT_FAILED = 3
 
@@ -85,5 +93,21 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         handles = Handles(tree, packager)
         stack.callback(handles.close)
         ownership = Ownership(options.uid, options.gid, options.mode)
-        operations = Operations(tree, handles, ownership)
+        drop = _drop_folder(inventory, options)
+        if drop is None:
+            operations = Operations(tree, handles, ownership)
+        else:
+            stack.callback(drop.close)
+            operations = DropOperations(tree, handles, ownership, drop)
         fuse_mount.run(operations, mountpoint, options, source, on_ready)
+
+
+def _drop_folder(inventory: Inventory, options: MountOptions) -> DropFolder | None:
+    """The drop directory, where there is a pool that can be written."""
+    if not isinstance(inventory, Pool) or "ro" in options.kernel or not options.drop_mode:
+        return None
+    if not inventory.is_writable:
+        log.info("%s cannot be written: the mount has no drop directory", inventory.path)
+        return None
+    choices = ImportChoices(format=options.drop_format, spool_limit=options.spool_limit)
+    return DropFolder(inventory, choices, Status(options.drop_mode, options.uid, options.gid), options.spool_limit)

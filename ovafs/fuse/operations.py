@@ -181,11 +181,9 @@ class Operations(pyfuse3.Operations):
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         directory = self._directories[fh]
         if directory is ROOT:
-            for child in (VMS, TEMPLATES):
-                cookie = child.inode + 1
-                if cookie > start_id and not pyfuse3.readdir_reply(
-                    token, pyfuse3.FileNameT(child.name), self._attributes(child), cookie
-                ):
+            for name, attributes in self._folders():
+                cookie = attributes.st_ino + 1
+                if cookie > start_id and not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name), attributes, cookie):
                     return
             return
         if start_id == 0 or fh not in self._listings:
@@ -193,6 +191,10 @@ class Operations(pyfuse3.Operations):
         for entry in self._listings[fh]:
             if entry.cookie > start_id and not self._reply_entry(token, entry):
                 return
+
+    def _folders(self) -> list[tuple[bytes, pyfuse3.EntryAttributes]]:
+        """What the root holds."""
+        return [(child.name, self._attributes(child)) for child in (VMS, TEMPLATES)]
 
     def _reply_entry(self, token: ReaddirToken, entry: Entry) -> bool:
         node = entry.node

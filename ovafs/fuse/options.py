@@ -6,6 +6,9 @@
 | ro | the kernel refuses every change itself |
 | uid=, gid= | owner of everything shown; default: who mounts |
 | mode= | permission bits of the .ova files, octal; default 0440; directories add search for whoever may read |
+| drop_mode= | permission bits of the drop directory, octal; default 0700; 0: there is none |
+| drop_format= | format of the volumes of uploads: qcow2 (default) or raw |
+| spool_limit= | how much of one upload may wait because bytes before it have not come; a size, default 1GiB |
 | read_ahead= | how far the kernel reads ahead, a size; default 1MiB (needs root to take effect) |
 | log= | file to log to; default: stderr with -f, else syslog, else mount.log in the cache directory |
 | debug | log every step |
@@ -24,7 +27,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ovafs.errors import MountFailed
-from ovafs.units import MIB, parse_size
+from ovafs.model import DiskFormat
+from ovafs.units import GIB, MIB, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +47,9 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     uid: int = msgspec.field(default_factory=os.getuid)
     gid: int = msgspec.field(default_factory=os.getgid)
     mode: int = 0o440
+    drop_mode: int = 0o700
+    drop_format: DiskFormat = DiskFormat.QCOW2
+    spool_limit: int = GIB
     read_ahead: int = MIB
     log: str | None = None
     debug: bool = False
@@ -82,6 +89,13 @@ def _octal(text: str) -> int:
     return value
 
 
+def _drop_mode(text: str) -> int:
+    value = int(text, 8)
+    if not 0 <= value <= 0o777:
+        raise ValueError("not permission bits, for example 0770")
+    return value
+
+
 def _number(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**32 - 1:
@@ -93,6 +107,9 @@ _PARSERS: dict[str, Callable[[str], int | str]] = {
     "uid": _number,
     "gid": _number,
     "mode": _octal,
+    "drop_mode": _drop_mode,
+    "drop_format": DiskFormat,
+    "spool_limit": parse_size,
     "read_ahead": parse_size,
     "log": os.path.abspath,
 }

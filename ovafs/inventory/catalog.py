@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ovafs.errors import InvalidDefinition, MachineNotFound, NameTaken, SourceError
-from ovafs.inventory import rows
+from ovafs.inventory import receipts, rows
 from ovafs.inventory.database import connect, is_writable, open_reader, sqlite_errors
 from ovafs.inventory.rules import check_machine
 from ovafs.inventory.schema import APPLICATION_ID, check_version, migrate
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
     from ovafs.inventory.inventory import Snapshot
+    from ovafs.inventory.receipts import Receipt
     from ovafs.model import Machine, MachineKind
 
 
@@ -149,6 +150,26 @@ class Catalog:
         """Kind and name of every machine, whatever is stored as these."""
         with sqlite_errors(self._path), self._reader.read() as connection:
             return {(str(kind), str(name)) for kind, name in rows.fetch(connection, "SELECT kind, name FROM machines")}
+
+    def new_entry_number(self) -> int:
+        """A number for an entry of the drop directory; none is ever given twice."""
+        with self._change() as connection:
+            return receipts.new_number(connection)
+
+    def keep_receipt(self, receipt: Receipt) -> None:
+        """Keep a receipt, in the place of one with the same number or name."""
+        with self._change() as connection:
+            receipts.keep(connection, receipt)
+
+    def forget_receipt(self, number: int) -> None:
+        """Forget a receipt; whether there is one does not matter."""
+        with self._change() as connection:
+            receipts.forget(connection, number)
+
+    def receipts(self) -> list[Receipt]:
+        """All receipts."""
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            return receipts.read_all(connection)
 
     def _column(self, query: str) -> set[str]:
         with sqlite_errors(self._path), self._reader.read() as connection:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ovafs.errors import SourceError
 from ovafs.inventory.catalog import Catalog, create_catalog
+from ovafs.inventory.database import is_writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,11 @@ class Pool(Catalog):
     def volumes_path(self) -> str:
         """The directory for the images that the pool itself makes."""
         return str(Path(self.path, _VOLUMES))
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether this process may import into the pool."""
+        return os.access(self.volumes_path, os.W_OK | os.X_OK) and is_writable(str(Path(self.path, _CATALOG)))
 
     @functools.cached_property
     def cache_dir(self) -> str | None:

@@ -8,6 +8,7 @@
     disks      a machine's disks in order, each with a volume of its own
     nics       a machine's network adapters in order; a MAC address is unique in the pool
     unfinished_volumes   volumes of imports that run, or that were interrupted: no machine is on them
+    drop_entries   receipts: what was uploaded to the drop directory and imported, and the numbers of its entries
 """
 
 from __future__ import annotations
@@ -90,7 +91,22 @@ _VERSION_1: Step = (
 
 _VERSION_2: Step = ("CREATE TABLE unfinished_volumes (uuid TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",)
 
-STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2)
+# AUTOINCREMENT: the number of a file that is gone is never given to another one, also after a restart.
+_VERSION_3: Step = (
+    """
+    CREATE TABLE drop_entries (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        name BLOB NOT NULL UNIQUE,
+        size INTEGER NOT NULL,
+        mtime_ns INTEGER NOT NULL,
+        mode INTEGER NOT NULL,
+        uid INTEGER NOT NULL,
+        gid INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+
+STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2, _VERSION_3)
 """``STEPS[n]`` makes version n + 1 of version n. A released step is never edited."""
 
 

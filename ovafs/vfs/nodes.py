@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from ovafs.transfer.packager import Description
 
 ROOT_INODE = 1
-FIRST_MACHINE_INODE = 1024
+
+# Numbers from here on, below those of machines, are entries of the drop directory: the catalog counts them.
+FIRST_DROP_INODE = 1024
+FIRST_MACHINE_INODE = 1 << 40
 
 
 class Attributes(NamedTuple):

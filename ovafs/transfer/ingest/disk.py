@@ -41,6 +41,11 @@ class IncomingDisk:
         self._short_size: int | None = None  # if it is less than the descriptor says
         self._is_finished = False
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the disk file, or its first chunk, has come."""
+        return self._decoder is not None
+
     def takes(self, name: str) -> bool:
         """Whether the member of this name is the disk file, or a chunk of it."""
         return name == self._file.href if self._chunks is None else chunk_number(name, self._file.href) is not None

@@ -15,6 +15,7 @@ from ovafs.transfer.ingest.session import Ingest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ovafs.errors import IncompletePackage
     from ovafs.formats.ovf.read_model import Descriptor, PackageDisk
     from ovafs.inventory.pool import Pool
     from ovafs.model import Machine, Volume
@@ -34,18 +35,54 @@ def import_package(pool: Pool, pieces: Iterable[memoryview], default_name: str, 
     ``default_name`` is for a machine that has no name. Blocks. Raises InvalidPackage, UnsupportedFeature,
     InvalidDefinition, NoSpace, WriteFailed, SourceError; and what ``pieces`` raises.
     """
-    check_choices(choices)
-    with contextlib.closing(PoolLanding(pool, choices.format)) as landing:
+    with contextlib.closing(PackageImport(pool, default_name, choices)) as running:
+        for piece in pieces:
+            running.receive_data(piece)
+        return running.commit(default_name)
 
-        def accept(descriptor: Descriptor) -> None:
-            _try_machines(pool, descriptor, choices, default_name)
-            landing.check_space(_least_size(descriptor))
 
-        with contextlib.closing(Ingest(landing, choices.spool_limit, accept)) as ingest:
-            contents = _take_in(ingest, pieces)
-            volumes = {disk: landing.volume_of(writer) for disk, writer in contents.disks.items()}
-            machines, warnings = _register(pool, landing, contents.descriptor, volumes, choices, default_name)
-    return Imported(machines, contents.warnings + warnings)
+class PackageImport:
+    """An import whose bytes come from outside, one piece behind the other. All of it blocks.
+
+    Raises as :func:`import_package`; after an error, but one of :meth:`shortfall`, it can only be closed.
+    """
+
+    def __init__(self, pool: Pool, default_name: str, choices: ImportChoices) -> None:
+        """``default_name`` is what a machine without a name would be called by now; what it is, ``commit`` says."""
+        check_choices(choices)
+        self._pool = pool
+        self._default_name = default_name
+        self._choices = choices
+        self._landing = PoolLanding(pool, choices.format)
+        self._ingest = Ingest(self._landing, choices.spool_limit, self._accept)
+
+    def receive_data(self, data: bytes | memoryview) -> None:
+        """The next bytes of the package."""
+        self._ingest.receive_data(data)
+
+    def shortfall(self) -> IncompletePackage | None:
+        """What is missing if the package ended here; None if it can be committed. Changes nothing."""
+        return self._ingest.shortfall()
+
+    def commit(self, default_name: str) -> Imported:
+        """The package has ended: verify it, and register its machines; durable when this returns."""
+        contents = self._ingest.finish()
+        volumes = {disk: self._landing.volume_of(writer) for disk, writer in contents.disks.items()}
+        machines, warnings = _register(
+            self._pool, self._landing, contents.descriptor, volumes, self._choices, default_name
+        )
+        return Imported(machines, contents.warnings + warnings)
+
+    def close(self) -> None:
+        """Take away what was not committed; idempotent."""
+        try:
+            self._ingest.close()
+        finally:
+            self._landing.close()
+
+    def _accept(self, descriptor: Descriptor) -> None:
+        _try_machines(self._pool, descriptor, self._choices, self._default_name)
+        self._landing.check_space(_least_size(descriptor))
 
 
 def check_package(pool: Pool, pieces: Iterable[memoryview], default_name: str, choices: ImportChoices) -> Imported:

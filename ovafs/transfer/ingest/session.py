@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ovafs.errors import InvalidPackage, UnsupportedFeature
+from ovafs.errors import IncompletePackage, InvalidPackage, UnsupportedFeature
 from ovafs.formats.manifest import parse_manifest
 from ovafs.formats.ovf.read import read_descriptor
+from ovafs.formats.tar import BLOCK
 from ovafs.formats.tar_events import NEED_DATA, Ignored, MemberData, MemberEnd, MemberStart
 from ovafs.formats.tar_reader import TarReader
 from ovafs.streams.qcow2 import MAX_VIRTUAL_SIZE
@@ -82,19 +83,36 @@ class Ingest:
         while (event := self._tar.next_event()) is not NEED_DATA:
             self._handle(event)
 
+    def shortfall(self) -> IncompletePackage | None:
+        """What is missing if the archive ended right here, as an error; None if nothing is. Changes nothing.
+
+        An archive whose end is not written ends when everything that is listed is there. Raises what
+        :meth:`receive_data` has raised.
+        """
+        ending = self._tar.ending()
+        if not ending.complete:
+            reason = f"the archive is cut off: at least {ending.missing} bytes are missing"
+            return IncompletePackage(reason, missing=ending.missing, member=ending.member)
+        if ending.end_blocks:
+            return None
+        if self._descriptor is None:
+            return IncompletePackage("there is no descriptor (*.ovf) in the archive", missing=BLOCK)
+        for name in self._absent(self._descriptor):
+            reason = "is listed, but the archive stops before it; it may be cut off"
+            return IncompletePackage(reason, missing=BLOCK, member=name)
+        return None
+
     def finish(self) -> Contents:
         """The archive has ended: check that nothing is missing, and complete all volumes.
 
         Raises InvalidPackage when the package is not whole.
         """
-        ending = self._tar.ending()
-        if not ending.complete:
-            raise InvalidPackage(
-                f"the archive is cut off: at least {ending.missing} bytes are missing", member=ending.member
-            )
+        shortfall = self.shortfall()
+        if shortfall is not None:
+            raise shortfall
         if self._descriptor is None:
             raise InvalidPackage("there is no descriptor (*.ovf) in the archive")
-        self._check_members(self._descriptor, has_end=ending.end_blocks)
+        self._check_members(self._descriptor, has_end=self._tar.ending().end_blocks)
         for disk in self._disks.values():
             disk.finish()
             self._warnings += disk.warnings
@@ -217,16 +235,16 @@ class Ingest:
     # -- the end -----------------------------------------------------------------------------------------------
 
     def _check_members(self, descriptor: Descriptor, *, has_end: bool) -> None:
-        """Refuse, or at least tell, what is listed and has not come, and what was not verified."""
-        chunked = {file.href for file in descriptor.files if file.chunk_size}
-        listed = dict.fromkeys([file.href for file in descriptor.files] + self._digests.listed())
-        missing = [name for name in listed if name not in chunked and not self._digests.has(name)]
-        if missing and not has_end:
-            raise InvalidPackage("is listed, but the archive stops before it; it may be cut off", member=missing[0])
-        self._warnings += [f"{name}: listed, but not in the package" for name in missing]
+        """Tell what is listed and has not come, and what was not verified."""
+        self._warnings += [f"{name}: listed, but not in the package" for name in self._absent(descriptor)]
         if not has_end and not self._digests.has_manifest:
             self._warnings.append("the archive has neither an end nor a manifest: nothing says that it is whole")
         self._warnings += [f"{name}: not in the manifest, so not verified" for name in self._digests.unlisted()]
+
+    def _absent(self, descriptor: Descriptor) -> list[str]:
+        chunked = {file.href for file in descriptor.files if file.chunk_size}
+        listed = dict.fromkeys([file.href for file in descriptor.files] + self._digests.listed())
+        return [name for name in listed if name not in chunked and not self._digests.has(name)]
 
     def _make_empty_disks(self, descriptor: Descriptor) -> None:
         for disk in (slot.disk for system in descriptor.systems for slot in system.disks):

@@ -1,0 +1,84 @@
+"""What the drop directory is made of: directories, uploads and their receipts, reports."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ovafs.vfs.nodes import FIRST_DROP_INODE, FIRST_MACHINE_INODE
+
+if TYPE_CHECKING:
+    from ovafs.vfs.drop.upload import Upload
+
+DROP_INODE = 4
+DROP_NAME = b"drop"
+
+
+@dataclass
+class Status:
+    """What ``stat`` shows and ``chmod``, ``chown`` and ``touch`` change; permission bits only."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int = field(default_factory=time.time_ns)
+
+
+@dataclass(eq=False)
+class DropDirectory:
+    """The drop directory, or a temporary directory in it."""
+
+    inode: int
+    name: bytes
+    parent: DropDirectory | None
+    status: Status
+    children: dict[bytes, DropEntry] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """As of any directory here."""
+        return 4096
+
+
+@dataclass(eq=False)
+class DropFile:
+    """An upload; or, without one, the receipt of an upload that was imported."""
+
+    inode: int
+    name: bytes
+    parent: DropDirectory
+    status: Status
+    upload: Upload | None = None
+    receipt_size: int = 0
+    handles: set[int] = field(default_factory=set)
+    busy: set[int] = field(default_factory=set)  # handles that wrote, or may write, since they were last flushed
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.receipt_size if self.upload is None else self.upload.size
+
+
+@dataclass(eq=False)
+class Report:
+    """Text by ovafs about an upload."""
+
+    inode: int
+    name: bytes
+    parent: DropDirectory
+    status: Status
+    text: bytes
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.text)
+
+
+DropEntry = DropDirectory | DropFile | Report
+
+
+def is_drop_inode(inode: int) -> bool:
+    """Whether the number is one of the drop directory or of something in it."""
+    return inode == DROP_INODE or FIRST_DROP_INODE <= inode < FIRST_MACHINE_INODE

@@ -1,0 +1,366 @@
+"""The drop directory: its names, and what becomes of them. Knows no FUSE.
+
+Concurrency: runs on one trio loop. Names change in one step, without an ``await``. What blocks runs in a thread, one
+at a time for an upload; whoever waits for it is bounded by ``LONGEST_CALL``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from ovafs.errors import (
+    IncompletePackage,
+    MachineNotFound,
+    NameRefused,
+    NameTaken,
+    NotEmpty,
+    OvafsError,
+    StaleHandle,
+    UploadBusy,
+)
+from ovafs.inventory.receipts import Receipt
+from ovafs.transfer.ingest.landing import PoolLanding
+from ovafs.transfer.ingest.package import PackageImport
+from ovafs.transfer.ingest.spool import Spool
+from ovafs.vfs.drop import names
+from ovafs.vfs.drop.entries import (
+    DROP_INODE,
+    DROP_NAME,
+    DropDirectory,
+    DropEntry,
+    DropFile,
+    Report,
+    Status,
+)
+from ovafs.vfs.drop.report import failure_report, success_report
+from ovafs.vfs.drop.upload import State, Upload
+from ovafs.vfs.nodes import FIRST_DROP_INODE
+from ovafs.vfs.threads import Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ovafs.inventory.pool import Pool
+    from ovafs.transfer.ingest.machines import ImportChoices
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# A commit waits until large volumes are on stable storage.
+LONGEST_CALL = 600.0
+
+_UNNAMED = "imported"
+
+
+class DropFolder:
+    """The drop directory of one mount, on one pool."""
+
+    def __init__(self, pool: Pool, choices: ImportChoices, status: Status, spool_limit: int) -> None:
+        """``spool_limit``: bytes of one upload that may wait behind a gap. Blocks: removes what a crash left."""
+        self._pool = pool
+        self._choices = choices
+        self._spool_limit = spool_limit
+        self._commit_lock = threading.Lock()
+        self._threads = Threads(LONGEST_CALL)
+        self.root = DropDirectory(DROP_INODE, DROP_NAME, None, status)
+        self._entries: dict[int, DropEntry] = {DROP_INODE: self.root}
+        PoolLanding(pool, choices.format).close()
+        for receipt in pool.receipts():
+            number, name, size, mtime_ns, mode, uid, gid = receipt
+            kept = Status(mode, uid, gid, mtime_ns)
+            self._place(DropFile(FIRST_DROP_INODE + number, name, self.root, kept, receipt_size=size))
+
+    def close(self) -> None:
+        """Take away every upload that was not committed."""
+        for entry in self._entries.values():
+            if isinstance(entry, DropFile) and entry.upload is not None:
+                entry.upload.discard()
+
+    # -- names
+
+    def entry(self, inode: int) -> DropEntry:
+        """The entry with this number. Raises StaleHandle."""
+        found = self._entries.get(inode)
+        if found is None:
+            raise StaleHandle(f"inode {inode} of the drop directory is gone")
+        return found
+
+    def directory(self, inode: int) -> DropDirectory:
+        """The directory with this number. Raises StaleHandle, NameRefused."""
+        found = self.entry(inode)
+        if not isinstance(found, DropDirectory):
+            raise NameRefused(f"drop/{names.show(found.name)} is not a directory")
+        return found
+
+    def lookup(self, parent: int, name: bytes) -> DropEntry:
+        """The entry under a name. Raises MachineNotFound."""
+        if name == b".":
+            return self.entry(parent)
+        found = self.directory(parent).children.get(name)
+        if found is None:
+            raise MachineNotFound(f"drop: no entry {name!r}")
+        return found
+
+    async def create(self, parent: int, name: bytes, status: Status) -> DropFile:
+        """A new, empty upload. Raises NameRefused, NameTaken."""
+        directory = self.directory(parent)
+        _check(names.check_file_name, name)
+        inode = await self._new_inode()
+        self._check_free(directory, name)
+        file = DropFile(inode, name, directory, status, self._new_upload())
+        self._place(file)
+        return file
+
+    async def make_directory(self, parent: int, name: bytes, status: Status) -> DropDirectory:
+        """A temporary directory. Raises NameRefused, NameTaken."""
+        directory = self.directory(parent)
+        _check(names.check_directory_name, name)
+        inode = await self._new_inode()
+        self._check_free(directory, name)
+        made = DropDirectory(inode, name, directory, status)
+        self._place(made)
+        return made
+
+    def remove_directory(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory. Raises NotEmpty, MachineNotFound, NameRefused."""
+        found = self.lookup(parent, name)
+        if not isinstance(found, DropDirectory):
+            raise NameRefused(f"drop/{names.show(name)} is not a directory")
+        if found.children:
+            raise NotEmpty(f"drop/{names.show(name)}/ has entries")
+        self._unplace(found)
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a file: of an upload everything that was not committed, of a receipt the receipt alone."""
+        found = self.lookup(parent, name)
+        if isinstance(found, DropDirectory):
+            raise NameRefused(f"drop/{names.show(name)} is a directory")
+        await self._remove(found)
+
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool) -> None:
+        """Give a file another name; if that is a final one and the content is complete, import it first.
+
+        An incomplete upload gets its name and stays incomplete. Raises NameTaken, NameRefused, and why the import
+        failed: then nothing is renamed, and what had the new name is still there.
+        """
+        file, target = self.lookup(parent, name), self.directory(new_parent)
+        if not isinstance(file, DropFile):
+            raise NameRefused(f"drop/{names.show(name)}: only uploads can be renamed")
+        _check(names.check_file_name, new_name)
+        replaced = target.children.get(new_name)
+        if replaced is file:
+            return
+        if replaced is not None and not may_replace:
+            raise NameTaken(f"drop/{names.show(new_name)} exists")
+        if isinstance(replaced, (DropDirectory, Report)):
+            raise NameRefused(f"drop/{names.show(new_name)} cannot be replaced")
+        if target is self.root and names.is_final(new_name):
+            with contextlib.suppress(IncompletePackage):
+                await self._try_commit(file, new_name, holes=True)
+        if (current := target.children.get(new_name)) is not None and isinstance(current, DropFile):
+            await self._remove(current)
+        if not _is_placed(file):
+            raise StaleHandle(f"drop/{names.show(name)} was removed")
+        file.parent.children.pop(file.name, None)
+        file.name, file.parent = new_name, target
+        self._place(file)
+        await self._keep_receipt(file)
+
+    # -- content
+
+    def open(self, file: DropFile, handle: int, *, writes: bool) -> None:
+        """A handle of the file. Raises UploadBusy when another one is writing."""
+        if writes:
+            self._check_idle(file, handle)
+            file.busy.add(handle)
+        file.handles.add(handle)
+
+    async def truncate(self, file: DropFile, handle: int | None) -> None:
+        """Begin again, with an empty upload; what was imported from this file before stays."""
+        if file.upload is not None and file.upload.is_empty and file.upload.state is State.OPEN:
+            file.upload.set_size(0)
+            return
+        self._check_idle(file, handle)
+        before, file.upload = file.upload, self._new_upload()
+        file.status.mtime_ns = time.time_ns()
+        if before is not None:
+            await self._run(before, before.discard)
+        await self._forget_receipt(file)
+
+    async def resize(self, file: DropFile, size: int, handle: int | None) -> None:
+        """ftruncate(2). Raises WrittenTwice."""
+        if size == 0:
+            await self.truncate(file, handle)
+        elif file.upload is not None:
+            await self._run(file.upload, file.upload.set_size, size)
+        elif size != file.receipt_size:
+            await self.truncate(file, handle)
+            await self.resize(file, size, handle)
+
+    async def write(self, file: DropFile, handle: int, offset: int, data: bytes) -> None:
+        """Take bytes; the import has them when this returns."""
+        upload = file.upload
+        if upload is None:
+            raise NameTaken(f"drop/{names.show(file.name)} was imported", "truncate it to upload another package")
+        self._check_idle(file, handle)
+        file.busy.add(handle)
+        try:
+            await self._run(upload, upload.write, offset, data)
+        except OvafsError as error:
+            await self._report_failure(file, upload, error)
+            raise
+        file.status.mtime_ns = time.time_ns()
+        await self._keep_receipt(file)  # padding may still come behind a package that was imported
+
+    async def flush(self, file: DropFile, handle: int) -> None:
+        """close(2): commit what is complete under a final name. Raises why it is not, if anything was written."""
+        file.busy.discard(handle)
+        await self._try_commit(file, self._final_name(file), holes=True)
+
+    async def sync(self, file: DropFile, handle: int) -> None:
+        """fsync(2): as :meth:`flush`, but gaps may still be filled, and what is incomplete is no error.
+
+        NFS clients send it in the middle, and at the end they send nothing else.
+        """
+        file.busy.discard(handle)
+        with contextlib.suppress(IncompletePackage):
+            await self._try_commit(file, self._final_name(file), holes=False)
+
+    def release(self, file: DropFile, handle: int) -> None:
+        """The handle is gone."""
+        file.handles.discard(handle)
+        file.busy.discard(handle)
+        if not file.handles and not _is_placed(file):
+            self._entries.pop(file.inode, None)
+
+    async def status_changed(self, file: DropEntry) -> None:
+        """To be called after a change of ``status``: receipts remember it."""
+        if isinstance(file, DropFile):
+            await self._keep_receipt(file)
+
+    # -- inside
+
+    def _final_name(self, file: DropFile) -> bytes | None:
+        return file.name if file.parent is self.root and names.is_final(file.name) else None
+
+    async def _try_commit(self, file: DropFile, final_name: bytes | None, *, holes: bool) -> None:
+        upload = file.upload
+        if upload is None or upload.state is State.COMMITTED:
+            return
+        default_name = None if final_name is None else names.machine_name(final_name)
+        try:
+            await self._run(upload, lambda: upload.try_commit(default_name, holes=holes))
+        except OvafsError as error:
+            if holes or not isinstance(error, IncompletePackage):
+                await self._report_failure(file, upload, error)
+            raise
+        if upload.imported is not None:
+            await self._committed(file, final_name or file.name, upload)
+
+    async def _committed(self, file: DropFile, name: bytes, upload: Upload) -> None:
+        if upload.imported is None:
+            return
+        for machine in upload.imported.machines:
+            log.info("drop/%s: imported %s %s (%s)", names.show(name), machine.kind, machine.name, machine.uuid)
+        await self._keep_receipt(file)
+        if upload.imported.warnings:
+            await self._report(names.report_name(name), success_report(name, upload.imported), file.status)
+        elif (old := self.root.children.get(names.report_name(name))) is not None:
+            self._unplace(old)
+
+    async def _report_failure(self, file: DropFile, upload: Upload, error: OvafsError) -> None:
+        if file.upload is not upload or not _is_placed(file):
+            return  # nobody waits for it any more
+        text = failure_report(file.name, upload.position, error)
+        name = names.report_name(file.name)
+        before = self.root.children.get(name)
+        if not isinstance(before, Report) or before.text[:-30] != text[:-30]:  # the time does not count
+            log.warning("drop/%s: not imported: %s", names.show(file.name), error)
+        await self._report(name, text, file.status)
+
+    async def _report(self, name: bytes, text: bytes, status: Status) -> None:
+        inode = await self._new_inode()
+        old = self.root.children.get(name)
+        if old is not None:
+            self._unplace(old)
+        self._place(Report(inode, name, self.root, Status(0o444 & (status.mode | 0o400), status.uid, status.gid), text))
+
+    async def _keep_receipt(self, file: DropFile) -> None:
+        upload = file.upload
+        is_imported = upload is None or upload.state is State.COMMITTED
+        if not is_imported or not _is_placed(file):
+            return
+        if file.parent is not self.root:
+            await self._forget_receipt(file)
+            return
+        known = file.status
+        number = file.inode - FIRST_DROP_INODE
+        receipt = Receipt(number, file.name, file.size, known.mtime_ns, known.mode, known.uid, known.gid)
+        await self._run(None, self._pool.keep_receipt, receipt)
+
+    async def _forget_receipt(self, file: DropFile) -> None:
+        await self._run(None, self._pool.forget_receipt, file.inode - FIRST_DROP_INODE)
+
+    async def _remove(self, entry: DropFile | Report) -> None:
+        self._unplace(entry)
+        if isinstance(entry, DropFile):
+            if entry.upload is not None:
+                await self._run(entry.upload, entry.upload.discard)
+            await self._forget_receipt(entry)
+
+    async def _new_inode(self) -> int:
+        return FIRST_DROP_INODE + await self._run(None, self._pool.new_entry_number)
+
+    def _new_upload(self) -> Upload:
+        return Upload(
+            lambda: PackageImport(self._pool, _UNNAMED, self._choices),
+            lambda: Spool(self._pool.volumes_path),
+            self._spool_limit,
+            self._commit_lock,
+        )
+
+    async def _run(self, upload: Upload | None, function: Callable[..., T], *arguments: object) -> T:
+        return await self._threads.answer(upload, "the drop directory's pool", function, *arguments)
+
+    def _check_idle(self, file: DropFile, handle: int | None) -> None:
+        if file.busy - {handle}:
+            raise UploadBusy(f"drop/{names.show(file.name)} is being written", "wait, or use another name")
+
+    def _check_free(self, directory: DropDirectory, name: bytes) -> None:
+        if name in directory.children:
+            raise NameTaken(f"drop/{names.show(name)} exists")
+        if self._entries.get(directory.inode) is not directory:
+            raise StaleHandle(f"drop/{names.show(directory.name)}/ was removed")
+
+    def _place(self, entry: DropEntry) -> None:
+        if entry.parent is None:
+            raise ValueError("the drop directory itself has its place")
+        entry.parent.children[entry.name] = entry
+        entry.parent.status.mtime_ns = time.time_ns()
+        self._entries[entry.inode] = entry
+
+    def _unplace(self, entry: DropEntry) -> None:
+        """Take an entry out; open handles keep it."""
+        if entry.parent is not None and entry.parent.children.get(entry.name) is entry:
+            del entry.parent.children[entry.name]
+            entry.parent.status.mtime_ns = time.time_ns()
+        if not isinstance(entry, DropFile) or not entry.handles:
+            self._entries.pop(entry.inode, None)
+
+
+def _is_placed(entry: DropFile) -> bool:
+    return entry.parent.children.get(entry.name) is entry
+
+
+def _check(check: Callable[[bytes], None], name: bytes) -> None:
+    """Say in the log what a refused name should have been: the writer's tool shows an errno alone."""
+    try:
+        check(name)
+    except NameRefused as error:
+        log.warning("%s", error)
+        raise

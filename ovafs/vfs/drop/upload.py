@@ -1,0 +1,229 @@
+"""One upload: writes at any offset on one side, a package in its order on the other.
+
+    position   everything before it went into the import, and is not kept
+    waiting    runs of bytes behind a gap, in a spool until the gap closes
+    size       the file's size as its writer sees it
+
+A gap may be late data (NFS, syncthing) or a hole that the writer skipped (cp). It is taken for a hole when a commit
+is tried that it alone stands in the way of, or when no more can wait. Data that comes for it after that must be
+zeros; anything else ends the upload: its import may have used the wrong bytes.
+
+Completeness is a property of the content, never of a call: a writer that was killed sends what one sends that is done.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from typing import TYPE_CHECKING
+
+from ovafs.errors import IncompletePackage, OvafsError, StaleHandle, WrittenTwice
+from ovafs.storage.writer.new_file import write_error
+from ovafs.vfs.drop.waiting import Run, Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ovafs.transfer.ingest.spool import Spool
+    from ovafs.transfer.ingest.package import Imported, PackageImport
+
+_PIECE = 1 << 20
+_ZEROS = memoryview(bytes(_PIECE))
+
+
+class State(enum.Enum):
+    """Of an upload. What is not open stays as it is."""
+
+    OPEN = enum.auto()
+    COMMITTED = enum.auto()
+    FAILED = enum.auto()
+
+
+class Upload:
+    """All methods block and may be called from any thread; one at a time works, :meth:`discard` ends it."""
+
+    def __init__(
+        self,
+        begin: Callable[[], PackageImport],
+        new_spool: Callable[[], Spool],
+        limit: int,
+        commit_lock: threading.Lock,
+    ) -> None:
+        """``begin`` starts the import, at the first byte. One commit at a time holds ``commit_lock``.
+
+        ``limit`` is how many bytes may wait behind gaps.
+        """
+        self.state = State.OPEN
+        self.size = 0
+        self.position = 0
+        self.error: OvafsError | None = None
+        self.imported: Imported | None = None
+        self._begin = begin
+        self._import: PackageImport | None = None
+        self._waiting = Waiting(new_spool, limit)
+        self._holes: list[Run] = []
+        self._lock = threading.Lock()
+        self._commit_lock = commit_lock
+        self._is_discarded = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was written yet."""
+        return self.position == 0 and not self._waiting.runs
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Take bytes. Raises what is wrong with them or with the import; then the upload has failed."""
+        with self._lock:
+            if self.state is State.COMMITTED:
+                self._accept_padding(offset, data)
+                return
+            self._check_open()
+            with _Latch(self):
+                self._take(offset, memoryview(data))
+                self.size = max(self.size, offset + len(data))
+
+    def set_size(self, size: int) -> None:
+        """What ftruncate(2) asks for: any size but one that takes away what went into the import."""
+        with self._lock:
+            if self.state is State.COMMITTED:
+                if size != self.size:
+                    raise WrittenTwice(f"the package was imported, with {self.size} bytes")
+                return
+            self._check_open()
+            taken = self._waiting.runs[-1].end if self._waiting.runs else self.position
+            if size < taken:
+                raise WrittenTwice(f"{taken} bytes were taken in already")
+            self.size = size
+
+    def try_commit(self, default_name: str | None, *, holes: bool) -> None:
+        """Commit if the content is complete; idempotent. Without ``default_name`` only look whether it is.
+
+        ``holes`` says that gaps are not late data: the writer closes the file. Raises IncompletePackage when more
+        can still come, and anything else when the upload has failed, now or before. An empty file is nothing yet.
+        """
+        with self._lock:
+            if self.state is State.COMMITTED or (self.is_empty and self.state is State.OPEN):
+                return
+            self._check_open()
+            with _Latch(self):
+                self._check_complete(holes=holes)
+                if default_name is not None:
+                    self._commit(default_name)
+
+    def discard(self) -> None:
+        """Take away everything that was not committed; idempotent. What still runs stops soon."""
+        self._is_discarded = True
+        with self._lock:
+            if self.state is State.OPEN:
+                self._fail(StaleHandle("the upload was removed"))
+
+    def _check_open(self) -> None:
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+
+    def _accept_padding(self, offset: int, data: bytes) -> None:
+        """Zeros behind the end of the archive may come after it was found complete; nothing else."""
+        if offset < self.size or data.strip(b"\0"):
+            raise WrittenTwice("the package was imported")
+        self.size = offset + len(data)
+
+    def _take(self, offset: int, data: memoryview) -> None:
+        known = min(max(self.position - offset, 0), len(data))
+        if known:
+            self._check_rewrite(Run(offset, offset + known), data[:known])
+            offset, data = offset + known, data[known:]
+        while offset > self.position and data and not self._waiting.has_room(len(data)):
+            self._close_gap(offset)
+        if offset > self.position and data:
+            self._waiting.keep(offset, data)
+        elif data:
+            self._feed_and_drain(data)
+
+    def _feed_and_drain(self, data: memoryview) -> None:
+        """Feed data that begins at the position; what waits of the same range is older, and does not count."""
+        self._feed(data)
+        while self._waiting.runs and self._waiting.runs[0].start <= self.position:
+            run = self._waiting.runs[0]
+            while self.position < run.end:
+                self._feed(memoryview(self._waiting.read(self.position, min(_PIECE, run.end - self.position))))
+            self._waiting.drop_first()
+
+    def _check_rewrite(self, run: Run, data: memoryview) -> None:
+        is_hole = any(hole.start <= run.start and run.end <= hole.end for hole in self._holes)
+        if not is_hole or bytes(data).strip(b"\0"):
+            raise WrittenTwice(f"bytes {run.start} to {run.end} were taken in already")
+
+    def _feed(self, data: memoryview) -> None:
+        if self._is_discarded:
+            raise StaleHandle("the upload was removed")
+        if self._import is None:
+            self._import = self._begin()
+        self._import.receive_data(data)
+        self.position += len(data)
+
+    def _close_gap(self, limit: int) -> None:
+        """Take the gap at the position for a hole: up to what waits behind it, or up to ``limit``."""
+        start = self.position
+        end = min([limit, *(run.start for run in self._waiting.runs[:1])])
+        while self.position < end:
+            self._feed(_ZEROS[: min(_PIECE, end - self.position)])
+        self._holes.append(Run(start, end))
+        self._feed_and_drain(_ZEROS[:0])
+
+    def _check_complete(self, *, holes: bool) -> None:
+        """Raise IncompletePackage unless everything is there; gaps are closed only if that can make it complete."""
+        while True:
+            lack = self._import.shortfall() if self._import is not None else None
+            is_ended = self._import is not None and lack is None
+            if not self._waiting.runs and (self.position >= self.size or is_ended):
+                if lack is not None:
+                    raise lack
+                return
+            missing = 0 if lack is None else lack.missing
+            if lack is not None and self.position + missing > self.size:
+                raise lack
+            if not holes or self.position == 0:
+                raise IncompletePackage(f"bytes from {self.position} on have not come yet", missing=1)
+            self._close_gap(self.size)
+
+    def _commit(self, default_name: str) -> None:
+        if self._import is None:
+            raise RuntimeError("nothing to commit")
+        with self._commit_lock:
+            self.imported = self._import.commit(default_name)
+        self.state = State.COMMITTED
+        self._release()
+
+    def _fail(self, error: OvafsError) -> None:
+        self.state, self.error = State.FAILED, error
+        self._release()
+
+    def _release(self) -> None:
+        self._waiting.close()
+        running, self._import = self._import, None
+        if running is not None:
+            running.close()
+
+
+class _Latch:
+    """Makes the first failure the upload's last word; that something is still missing is none."""
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, IncompletePackage):
+            return
+        if isinstance(error, OvafsError):
+            cause = error
+        elif isinstance(error, OSError):
+            cause = write_error("the pool", "cannot take the upload", error)
+        else:
+            cause = OvafsError(f"unexpected failure: {error!r}")
+        if self._upload.state is State.OPEN:
+            self._upload._fail(cause)  # noqa: SLF001 - a part of Upload
+        if cause is not error and isinstance(error, OSError):
+            raise cause from error
