@@ -24,8 +24,8 @@ from ovafs.vfs.drop.waiting import Run, Waiting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ovafs.transfer.ingest.spool import Spool
     from ovafs.transfer.ingest.package import Imported, PackageImport
+    from ovafs.transfer.ingest.spool import Spool
 
 _PIECE = 1 << 20
 _ZEROS = memoryview(bytes(_PIECE))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -63,4 +62,3 @@ class Waiting:
         if self._spool is not None:
             self._spool.close()
             self._spool, self._kept = None, 0
-
