@@ -127,7 +127,7 @@ class InvalidPackage(OvafsError):
 class IncompletePackage(InvalidPackage):
     """An OVA of which more has to come: ``missing`` bytes at the least."""
 
-    def __init__(self, reason: str, *, missing: int, member: str = "") -> None:
+    def __init__(self, reason: str, *, missing: int = 1, member: str = "") -> None:
         super().__init__(reason, member=member)
         self.missing = missing
 

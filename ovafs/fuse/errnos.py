@@ -21,6 +21,7 @@ ERRNOS: dict[type[errors.OvafsError], int] = {
     errors.MachineNotFound: errno.ENOENT,
     errors.InvalidDefinition: errno.EIO,
     errors.InvalidPackage: errno.EINVAL,
+    errors.IncompletePackage: errno.EINVAL,
     errors.NameRefused: errno.EPERM,
     errors.UploadBusy: errno.EBUSY,
     errors.NotReadable: errno.EOPNOTSUPP,  # not EIO: nothing is broken, and no disk needs to be checked

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 ROOT_INODE = 1
 
-# Numbers from here on, below those of machines, are entries of the drop directory: the catalog counts them.
+# Entries of the drop directory have the numbers from 1024 on, as the catalog counts them, machines those behind.
 FIRST_DROP_INODE = 1024
 FIRST_MACHINE_INODE = 1 << 40
 
@@ -72,7 +72,8 @@ def machine_inode(source_id: str, machine: Machine, generation: str) -> int:
     """
     text = f"{source_id}/{machine.uuid}/{DIALECT}/{generation}"
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
-    return FIRST_MACHINE_INODE + number % ((1 << 63) - FIRST_MACHINE_INODE)
+    inode = FIRST_DROP_INODE + number % ((1 << 63) - FIRST_DROP_INODE)
+    return inode if inode >= FIRST_MACHINE_INODE else inode + (1 << 62)
 
 
 def entry_cookie(uuid: str) -> int:

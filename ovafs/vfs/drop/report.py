@@ -17,7 +17,7 @@ def failure_report(name: bytes, received: int, error: OvafsError) -> bytes:
     """Of an upload that failed, or that is not complete."""
     if isinstance(error, IncompletePackage):
         state = "The upload is not complete. What arrived is kept until the file is removed or the mount ends."
-        advice = f"go on writing at byte {received} (curl -C -, dd seek=, rsync --append), or copy it again"
+        advice = f"go on writing at byte {received} (curl -C -, dd seek= conv=notrunc), or copy it again"
     else:
         state = "The upload failed. Nothing was registered, and nothing is left of it in the pool."
         advice = error.hint or "see the log of ovafs"

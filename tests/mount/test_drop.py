@@ -1,0 +1,344 @@
+"""The drop directory of a real mount: every tool that copies ends in an imported machine, or fails and says why."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ovafs.inventory.pool import Pool
+from tests.support.filesystems import in_memory
+from tests.support.mount import mounted
+from tests.support.packages import DiskText, archive, content, descriptor, guest_bytes, import_pool, small_package
+from tests.support.pools import eventually
+from tests.support.processes import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.mount import Mount
+
+MIB = 1 << 20
+HOLE = slice(MIB, 2 * MIB)
+DISK = content(4 * MIB)  # its second quarter is zeros
+NEEDS = {"rsync": "rsync", "curl": "curl", "gio": "gio", "sftp": "sftp"}
+
+
+class Place:
+    """A mount with a drop directory, and a package to put there."""
+
+    def __init__(self, mount: Mount, pool: Path, folder: Path) -> None:
+        self.mount = mount
+        self.pool = pool
+        self.folder = folder
+        self.drop = mount.path / "drop"
+
+    def package(self, name: str, *, cut: int | None = None) -> Path:
+        """A package of one machine called ``name``, with a hole in the file; ``cut`` is how much of it there is."""
+        whole = archive({"vm.ovf": descriptor(DiskText("d.raw", len(DISK)), name=name), "d.raw": DISK})
+        path = self.folder / f"{name}.ova"
+        start = whole.index(DISK) + HOLE.start
+        with path.open("wb") as file:
+            file.write(whole[:start])
+            file.seek(start + MIB)
+            file.write(whole[start + MIB :])
+        if cut is not None:
+            os.truncate(path, cut)
+        return path
+
+    def assert_imported(self, name: str) -> None:
+        """The machine is there with its disk, and shown at once."""
+        with contextlib.closing(Pool(str(self.pool))) as pool:
+            machine = pool.find(name)
+        assert guest_bytes(machine.disks[0].volume.path, "qcow2", self.folder) == DISK
+        assert (self.mount.path / "vms" / f"{name}.ova").stat().st_size > len(DISK) // 2
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.drop))
+
+    def assert_nothing_left(self) -> None:
+        with import_pool(self.pool) as pool:
+            pool.assert_whole(0)
+
+
+@contextlib.contextmanager
+def place_in(folder: Path, *options: str, pool: Path | None = None) -> Iterator[Place]:
+    path = pool or folder / "pool"
+    with import_pool(path):
+        pass
+    with mounted(path, folder, *options) as mount:
+        yield Place(mount, path, folder)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with place_in(tmp_path_factory.mktemp("drop")) as place:
+        yield place
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with place_in(tmp_path) as own:
+        yield own
+
+
+TOOLS = {
+    "cp": "cp $S $D",
+    "cp -a": "cp -a $S $D",
+    "cp, no holes": "cp --sparse=never $S $D",
+    "mv": "cp $S $S.copy && mv $S.copy $D",
+    "install": "install -m 640 $S $D",
+    "rsync": "rsync $S $D",
+    "rsync -a": "rsync -a $S $D",
+    "rsync -aHAX": "rsync -aHAX $S $D",
+    "rsync --inplace": "rsync --inplace $S $D",
+    "rsync -S": "rsync -S $S $D",
+    "rsync --partial-dir": "rsync --partial-dir=.rsync-partial $S $D",
+    "rsync --delay-updates": "rsync --delay-updates $S $D",
+    "rsync --fsync": "rsync --fsync $S $D",
+    "dd": "dd if=$S of=$D bs=7000 status=none",
+    "dd fsync": "dd if=$S of=$D bs=1M conv=fsync status=none",
+    "dd sparse": "dd if=$S of=$D bs=64K conv=sparse status=none",
+    "cat": "cat $S > $D",
+    "cat >>": "cat $S >> $D",
+    "tee": "tee $D < $S > /dev/null",
+    "curl": "curl -s -o $D file://$S",
+    "gio": "gio copy $S $D",
+    "python": "python3 -c 'import shutil, sys; shutil.copy2(*sys.argv[1:])' $S $D",
+    "rename": "cp $S $D.part && mv $D.part $D",
+    "rename from a directory": "mkdir ${D%/*}/.tmp && cp $S ${D%/*}/.tmp/x.part && mv ${D%/*}/.tmp/x.part $D"
+    " && rmdir ${D%/*}/.tmp",
+    "tar": "tar -C ${S%/*} -cf - ${S##*/} | tar -C ${D%/*} -xf -",
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tools(shared: Place, tool: str) -> None:
+    program = next((need for word, need in NEEDS.items() if tool.startswith(word)), "sh")
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    name = re.sub(r"\W+", "-", tool)
+    source, target = shared.package(name), shared.drop / f"{name}.ova"
+    os.utime(source, (1_600_000_000, 1_600_000_000))
+    run("bash", "-ec", TOOLS[tool], env={"S": str(source), "D": str(target)})
+    shared.assert_imported(name)
+    assert target.stat().st_size == source.stat().st_size
+    if tool in {"cp -a", "rsync -a", "python", "tar"}:
+        assert target.stat().st_mtime == 1_600_000_000
+    assert [one for one in shared.names() if one.startswith(".")] == []
+
+
+def test_times_and_mode_are_kept_and_rsync_sends_nothing_again(place: Place) -> None:
+    source = place.package("web")
+    os.utime(source, (1_600_000_000, 1_600_000_000))
+    source.chmod(0o640)
+    run("rsync", "-a", source, f"{place.drop}/")
+    status = (place.drop / "web.ova").stat()
+    assert (status.st_size, status.st_mtime, status.st_mode & 0o777) == (source.stat().st_size, 1_600_000_000, 0o640)
+    assert run("rsync", "-ai", source, f"{place.drop}/").stdout == ""
+    place.assert_imported("web")
+
+
+CUT = {
+    "cp": "cp $S $D",
+    "mv": "mv $S $D",
+    "rsync": "rsync $S $D",
+    "rsync --inplace": "rsync --inplace $S $D",
+    "dd": "dd if=$S of=$D bs=1M status=none",
+    "dd fsync": "dd if=$S of=$D bs=1M conv=fsync status=none",
+    "cat": "cat $S > $D",
+    "tee": "tee $D < $S > /dev/null",
+    "curl": "curl -s -o $D file://$S",
+    "install": "install $S $D",
+}
+
+
+@pytest.mark.parametrize("tool", CUT)
+def test_a_cut_package_never_exits_with_0(shared: Place, tool: str) -> None:
+    name = "cut-" + re.sub(r"\W+", "-", tool)
+    source, target = shared.package(name, cut=3 * MIB), shared.drop / f"{name}.ova"
+    shared.mount.expect_log(f"{name}.ova.*not imported: .*is cut off|{name}.ova.*not imported")
+    result = run("bash", "-ec", CUT[tool], env={"S": str(source), "D": str(target)}, status=None)
+    assert result.returncode != 0
+    report = Path(f"{target}.report.txt").read_text()
+    assert "NOT IMPORTED" in report
+    assert "cut off" in report
+    with contextlib.closing(Pool(str(shared.pool))) as pool:
+        assert ("vm", name) not in pool.names()
+
+
+@pytest.mark.parametrize(
+    "resume", ["dd if=$S of=$D bs=1M skip=3 seek=3 conv=notrunc status=none", "tail -c +3145729 $S >> $D"]
+)
+def test_a_cut_upload_can_be_continued(place: Place, resume: str) -> None:
+    source, target = place.package("web"), place.drop / "web.ova"
+    place.mount.expect_log("web.ova: not imported")
+    environment = {"S": str(source), "D": str(target)}
+    run("bash", "-ec", "head -c 3145728 $S > $D", env=environment, status=None)
+    assert place.names() == ["web.ova", "web.ova.report.txt"]
+    run("bash", "-ec", resume, env=environment)
+    place.assert_imported("web")
+    assert "NOT IMPORTED" not in "".join(path.read_text() for path in place.drop.glob("*.txt"))
+
+
+def test_what_is_no_package_is_refused_at_once(place: Place) -> None:
+    source = place.folder / "junk"
+    source.write_bytes(b"this is not a package\n" * 100)
+    place.mount.expect_log("junk.ova: not imported")
+    result = run("cp", source, place.drop / "junk.ova", status=1)
+    assert "Invalid argument" in result.stderr
+    assert "Nothing was registered" in (place.drop / "junk.ova.report.txt").read_text()
+    run("rm", place.drop / "junk.ova", place.drop / "junk.ova.report.txt")
+    assert place.names() == []
+    place.assert_nothing_left()
+
+
+@pytest.mark.parametrize("command", ["cp $S $D/disk.iso", "mkdir $D/machines", "ln -s x $D/x.ova", "mkfifo $D/x.ova"])
+def test_names_that_never_become_a_machine_are_refused(place: Place, command: str) -> None:
+    if "disk.iso" in command or "machines" in command:
+        place.mount.expect_log(r"cannot become a machine; packages are expected here: NAME\.ova")
+    run("bash", "-ec", command, env={"S": str(place.package("web")), "D": str(place.drop)}, status=1)
+    assert place.names() == []
+
+
+def test_empty_files_are_nothing_yet(place: Place) -> None:
+    target = place.drop / "web.ova"
+    run("touch", target)
+    assert target.stat().st_size == 0
+    run("cp", place.package("web"), target)
+    place.assert_imported("web")
+
+
+def test_two_writers_of_one_name(place: Place) -> None:
+    source, target = place.package("web"), place.drop / "web.ova"
+    with target.open("wb") as first:
+        first.write(source.read_bytes())
+        for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+            with pytest.raises(OSError) as caught:
+                os.open(target, flags)
+            assert caught.value.errno == errno.EBUSY
+    place.assert_imported("web")
+
+
+def test_uploads_cannot_be_read_back(place: Place) -> None:
+    target = place.drop / "web.ova"
+    run("cp", place.package("web"), target)
+    with pytest.raises(OSError) as caught:
+        target.read_bytes()
+    assert caught.value.errno == errno.EOPNOTSUPP
+
+
+def test_a_receipt_outlives_the_mount_and_its_removal_keeps_the_machine(tmp_path: Path) -> None:
+    with place_in(tmp_path) as place:
+        run("cp", "-a", place.package("web"), place.drop)
+        run("chmod", "604", place.drop / "web.ova")
+        before = (place.drop / "web.ova").stat()
+    with place_in(tmp_path) as place:
+        after = (place.drop / "web.ova").stat()
+        assert [getattr(after, field) for field in ("st_ino", "st_size", "st_mtime_ns", "st_mode", "st_uid")] == [
+            getattr(before, field) for field in ("st_ino", "st_size", "st_mtime_ns", "st_mode", "st_uid")
+        ]
+        (place.drop / "web.ova").unlink()
+        place.assert_imported("web")
+    with place_in(tmp_path) as place:
+        assert "web.ova" not in place.names()
+        run("cp", place.package("other"), place.drop / "web.ova")
+        assert (place.drop / "web.ova").stat().st_ino > before.st_ino, "numbers are never used again"
+
+
+def test_writing_over_a_receipt_imports_again_and_its_failure_harms_nothing(place: Place) -> None:
+    source, target = place.package("web"), place.drop / "x.ova"
+    run("cp", source, target)
+    run("cp", place.package("other"), target)
+    place.assert_imported("other")
+    place.mount.expect_log("x.ova: not imported")
+    run("cp", place.package("third", cut=3 * MIB), target, status=1)
+    place.assert_imported("web")
+    place.assert_imported("other")
+
+
+def test_warnings_are_reported_after_success(place: Place) -> None:
+    run("cp", place.package("web"), place.drop / "one.ova")
+    run("cp", place.package("web"), place.drop / "two.ova")
+    assert "the machine is called 'web-2'" in (place.drop / "two.ova.report.txt").read_text()
+    with pytest.raises(PermissionError):
+        (place.drop / "two.ova.report.txt").write_text("mine")
+
+
+def test_after_kill_9_in_the_middle_nothing_is_left(tmp_path: Path) -> None:
+    with place_in(tmp_path) as place:
+        data = place.package("web").read_bytes()
+        with contextlib.suppress(OSError), (place.drop / "web.ova").open("wb", buffering=0) as file:
+            file.write(data[: 3 * MIB])
+            assert len(os.listdir(place.pool / "volumes")) == 1
+            place.mount.kill()
+    with place_in(tmp_path) as place:
+        assert place.names() == []
+        place.assert_nothing_left()
+
+
+def test_the_end_of_the_mount_takes_incomplete_uploads_away(tmp_path: Path) -> None:
+    with place_in(tmp_path) as place:
+        place.mount.expect_log("web.ova: not imported")
+        run("cp", place.package("web", cut=3 * MIB), place.drop, status=1)
+        assert len(os.listdir(place.pool / "volumes")) == 1
+    assert os.listdir(tmp_path / "pool" / "volumes") == []
+
+
+def test_no_space(tmp_path: Path) -> None:
+    with in_memory(tmp_path, "tmpfs", "size=3M") as full, place_in(tmp_path, pool=full) as place:
+        place.mount.expect_log("web.ova: not imported: .*No space left|web.ova: not imported")
+        result = run("cp", place.package("web"), place.drop, status=1)
+        assert "No space left on device" in result.stderr
+        run("rm", place.drop / "web.ova")
+        place.assert_nothing_left()
+        small = tmp_path / "small.ova"
+        small.write_bytes(archive(small_package(name="small")))
+        run("cp", small, place.drop)
+        assert (place.mount.path / "vms" / "small.ova").exists()
+
+
+def test_other_users_need_the_mode(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if not parent.stat().st_mode & 0o001:
+            pytest.skip(f"{parent} is closed to others")
+    with place_in(tmp_path, "allow_other", "drop_mode=0755") as place:
+        result = run(
+            "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "touch", place.drop / "x.ova", status=1
+        )
+        assert "Permission denied" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["ro", "drop_mode=0"])
+def test_no_drop_directory(tmp_path: Path, option: str) -> None:
+    with place_in(tmp_path, option) as place:
+        assert sorted(os.listdir(place.mount.path)) == ["templates", "vms"]
+        assert not place.drop.exists()
+
+
+def test_raw_volumes(tmp_path: Path) -> None:
+    with place_in(tmp_path, "drop_format=raw") as place:
+        run("cp", place.package("web"), place.drop)
+        (name,) = os.listdir(place.pool / "volumes")
+        assert name.endswith(".raw")
+        assert (place.pool / "volumes" / name).read_bytes() == DISK
+
+
+def test_late_data_in_any_order_as_nfs_clients_send_it(place: Place) -> None:
+    data = place.package("web").read_bytes()
+    pieces = list(range(0, len(data), 1 << 18))
+    with (place.drop / "web.ova").open("wb", buffering=0) as file:
+        for start in reversed(pieces):
+            os.pwrite(file.fileno(), data[start : start + (1 << 18)], start)
+            os.fsync(file.fileno())
+        eventually((place.mount.path / "vms" / "web.ova").exists, "fsync alone imports what is complete")
+    place.assert_imported("web")
