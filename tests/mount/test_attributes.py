@@ -51,7 +51,7 @@ def all_files(world: World) -> list[Path]:
 
 
 def test_each_kind_has_its_folder(world: World) -> None:
-    assert sorted(os.listdir(world.mount.path)) == ["templates", "vms"]
+    assert sorted(os.listdir(world.mount.path)) == ["drop", "templates", "vms"]
     assert sorted(os.listdir(world.vms)) == ["chain.ova", "diskless.ova", "empty.ova", "sparse.ova"]
     assert os.listdir(world.mount.path / "templates") == ["golden.ova"]
 

@@ -218,7 +218,7 @@ def test_systemd_is_told_when_the_mount_answers(pool: PoolBuilder, mount_point: 
         ):
             said = sock.recv(4096).decode().splitlines()
             assert "READY=1" in said
-            assert sorted(os.listdir(mount_point)) == ["templates", "vms"]
+            assert sorted(os.listdir(mount_point)) == ["drop", "templates", "vms"]
 
 
 def test_after_a_crash_the_mount_point_is_dead_until_it_is_unmounted(pool: PoolBuilder, tmp_path: Path) -> None:
