@@ -43,6 +43,9 @@ class DropOperations(Operations):
         self._children: dict[int, list[DropEntry]] = {}
         self._last_handle = _FIRST_HANDLE
 
+    async def tend(self) -> None:
+        await self._drop.tend()
+
     # -- names and attributes
 
     @answered

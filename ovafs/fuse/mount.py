@@ -68,16 +68,17 @@ def run(
         raise MountFailed(f"{mountpoint}: {error}", "see the messages of libfuse above") from None
     is_clean = False
     try:
-        trio.run(_serve, mountpoint, options, on_ready)
+        trio.run(_serve, operations, mountpoint, options, on_ready)
         is_clean = True
     finally:
         pyfuse3.close(unmount=is_clean)
 
 
-async def _serve(mountpoint: str, options: MountOptions, on_ready: Callable[[], None]) -> None:
+async def _serve(operations: Operations, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_unmount_on_signal)
         nursery.start_soon(_announce, mountpoint, options, on_ready)
+        nursery.start_soon(operations.tend)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
 

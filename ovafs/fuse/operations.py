@@ -95,6 +95,9 @@ class Operations(pyfuse3.Operations):
         self._last_directory = 0
         self._buffers: list[bytearray] = []
 
+    async def tend(self) -> None:
+        """Do what is to be done beside the requests, as long as the mount lasts: nothing."""
+
     # -- names and attributes
 
     @answered

@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+import trio
+
 from ovafs.errors import (
     IncompletePackage,
     MachineNotFound,
@@ -53,6 +55,9 @@ T = TypeVar("T")
 
 # A commit waits until large volumes are on stable storage.
 LONGEST_CALL = 600.0
+
+# After so long without a write, and without close(2), what has not come of an upload is taken for holes.
+IDLE_SECONDS = 300.0
 
 _UNNAMED = "imported"
 
@@ -242,6 +247,31 @@ class DropFolder:
         """To be called after a change of ``status``: receipts remember it."""
         if isinstance(file, DropFile):
             await self._keep_receipt(file)
+
+    # -- without a request
+
+    async def tend(self) -> None:
+        """Look after idle uploads, for ever."""
+        while True:
+            await trio.sleep(IDLE_SECONDS / 10)
+            await self.commit_idle()
+
+    async def commit_idle(self) -> None:
+        """Commit what is complete if its gaps are holes, and was not written for a while: NFS clients never close."""
+        now = time.monotonic()
+        for file in [entry for entry in self._entries.values() if isinstance(entry, DropFile)]:
+            final_name = self._final_name(file)
+            upload = file.upload
+            if upload is None or upload.state is not State.OPEN or final_name is None:
+                continue
+            if now - upload.written < IDLE_SECONDS:
+                continue
+            try:
+                await self._try_commit(file, final_name, holes=True)
+            except OvafsError as error:
+                log.debug("drop/%s: still not imported: %s", names.show(file.name), error)
+            except Exception:  # one upload must not end the mount
+                log.exception("drop/%s: unexpected failure", names.show(file.name))
 
     # -- inside
 

@@ -3,6 +3,7 @@
     position   everything before it went into the import, and is not kept
     waiting    runs of bytes behind a gap, in a spool until the gap closes
     size       the file's size as its writer sees it
+    written    when the last write came, by time.monotonic()
 
 A gap may be late data (NFS, syncthing) or a hole that the writer skipped (cp). It is taken for a hole when a commit
 is tried that it alone stands in the way of, or when no more can wait. Data that comes for it after that must be
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import enum
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from ovafs.errors import IncompletePackage, OvafsError, StaleHandle, WrittenTwice
@@ -56,6 +58,7 @@ class Upload:
         self.state = State.OPEN
         self.size = 0
         self.position = 0
+        self.written = time.monotonic()
         self.error: OvafsError | None = None
         self.imported: Imported | None = None
         self._begin = begin
@@ -74,6 +77,7 @@ class Upload:
     def write(self, offset: int, data: bytes) -> None:
         """Take bytes. Raises what is wrong with them or with the import; then the upload has failed."""
         with self._lock:
+            self.written = time.monotonic()
             if self.state is State.COMMITTED:
                 self._accept_padding(offset, data)
                 return

@@ -1,0 +1,147 @@
+"""The drop directory without a mount: occasions to commit, and names that change meanwhile."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ovafs.errors import InvalidPackage, NameRefused, NameTaken, NotEmpty, UploadBusy
+from ovafs.transfer.ingest.machines import ImportChoices
+from ovafs.vfs.drop import folder as drop_folder
+from ovafs.vfs.drop.entries import DROP_INODE, DropFile, Status
+from ovafs.vfs.drop.folder import DropFolder
+from tests.support.packages import archive, import_pool, small_package
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.support.packages import ImportPool
+
+PACKAGE = archive(small_package())
+STATUS = Status(0o600, 7, 8)
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[ImportPool]:
+    with import_pool(tmp_path / "pool") as opened:
+        yield opened
+
+
+@pytest.fixture
+def drop(pool: ImportPool) -> Iterator[DropFolder]:
+    opened = DropFolder(pool.pool, ImportChoices(), Status(0o700, 0, 0), 1 << 30)
+    yield opened
+    opened.close()
+
+
+async def new_file(drop: DropFolder, name: bytes, handle: int = 1) -> DropFile:
+    file = await drop.create(DROP_INODE, name, STATUS)
+    drop.open(file, handle, writes=True)
+    return file
+
+
+def hole_in(data: bytes) -> tuple[int, int]:
+    """The longest run of zeros, in whole sectors, that is in the first disk."""
+    start = data.index(bytes(1 << 14))
+    return start, start + (1 << 14)
+
+
+async def test_an_idle_upload_with_gaps_is_committed(
+    drop: DropFolder, pool: ImportPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await new_file(drop, b"web.ova")
+    start, end = hole_in(PACKAGE)
+    await drop.write(file, 1, 0, PACKAGE[:start])
+    await drop.write(file, 1, end, PACKAGE[end:])
+    await drop.sync(file, 1)
+    await drop.commit_idle()
+    assert pool.pool.machines() == []
+    monkeypatch.setattr(drop_folder, "IDLE_SECONDS", 0.0)
+    await drop.commit_idle()
+    pool.assert_whole(1)
+    assert [receipt.name for receipt in pool.pool.receipts()] == [b"web.ova"]
+
+
+async def test_a_rename_to_a_final_name_commits(drop: DropFolder, pool: ImportPool) -> None:
+    file = await new_file(drop, b".web.ova.Ab12Cd")
+    await drop.write(file, 1, 0, PACKAGE)
+    await drop.flush(file, 1)
+    assert pool.pool.machines() == []
+    await drop.rename(DROP_INODE, b".web.ova.Ab12Cd", DROP_INODE, b"web.ova", may_replace=True)
+    pool.assert_whole(1)
+    assert [receipt.name for receipt in pool.pool.receipts()] == [b"web.ova"]
+    assert list(drop.root.children)[0] == b"web.ova"  # noqa: RUF015 - a report may follow
+
+
+async def test_a_rename_that_cannot_import_changes_nothing(
+    drop: DropFolder, pool: ImportPool, expect_log: Callable[[str], None]
+) -> None:
+    expect_log("not imported")
+    first = await new_file(drop, b"web.ova")
+    await drop.write(first, 1, 0, PACKAGE)
+    await drop.flush(first, 1)
+    second = await new_file(drop, b".x", 2)
+    with pytest.raises(InvalidPackage):
+        await drop.write(second, 2, 0, b"junk" * 1000)
+    with pytest.raises(InvalidPackage):
+        await drop.rename(DROP_INODE, b".x", DROP_INODE, b"web.ova", may_replace=True)
+    assert drop.lookup(DROP_INODE, b"web.ova") is first
+    assert drop.lookup(DROP_INODE, b".x") is second
+    pool.assert_whole(1)
+
+
+async def test_an_incomplete_upload_keeps_going_under_its_new_name(
+    drop: DropFolder, pool: ImportPool, expect_log: Callable[[str], None]
+) -> None:
+    expect_log("is cut off")
+    file = await new_file(drop, b".web.ova.Ab12Cd")
+    await drop.write(file, 1, 0, PACKAGE[:5000])
+    await drop.rename(DROP_INODE, b".web.ova.Ab12Cd", DROP_INODE, b"web.ova", may_replace=True)
+    assert pool.pool.machines() == []
+    await drop.write(file, 1, 5000, PACKAGE[5000:])
+    await drop.flush(file, 1)
+    pool.assert_whole(1)
+
+
+async def test_names_that_are_taken_or_refused(drop: DropFolder, expect_log: Callable[[str], None]) -> None:
+    expect_log("cannot become a machine")
+    await new_file(drop, b"a.ova")
+    await new_file(drop, b"b.ova", 2)
+    with pytest.raises(NameTaken):
+        await drop.create(DROP_INODE, b"a.ova", STATUS)
+    with pytest.raises(NameTaken):
+        await drop.rename(DROP_INODE, b"a.ova", DROP_INODE, b"b.ova", may_replace=False)
+    with pytest.raises(NameRefused):
+        await drop.rename(DROP_INODE, b"a.ova", DROP_INODE, b"a.iso", may_replace=True)
+    made = await drop.make_directory(DROP_INODE, b".tmp", STATUS)
+    await drop.rename(DROP_INODE, b"a.ova", made.inode, b"a.ova", may_replace=True)
+    with pytest.raises(NotEmpty):
+        drop.remove_directory(DROP_INODE, b".tmp")
+    await drop.unlink(made.inode, b"a.ova")
+    drop.remove_directory(DROP_INODE, b".tmp")
+    assert list(drop.root.children) == [b"b.ova"]
+
+
+async def test_one_writer_at_a_time(drop: DropFolder) -> None:
+    file = await new_file(drop, b"web.ova")
+    with pytest.raises(UploadBusy):
+        drop.open(file, 2, writes=True)
+    drop.open(file, 3, writes=False)
+    drop.release(file, 1)
+    drop.open(file, 2, writes=True)
+    with pytest.raises(UploadBusy):
+        await drop.write(file, 3, 0, b"x")
+
+
+async def test_what_is_unlinked_while_it_is_written_leaves_nothing(drop: DropFolder, pool: ImportPool) -> None:
+    file = await new_file(drop, b"web.ova")
+    await drop.write(file, 1, 0, PACKAGE[:100_000])
+    assert os.listdir(pool.pool.volumes_path) != []
+    await drop.unlink(DROP_INODE, b"web.ova")
+    pool.assert_whole(0)
+    assert drop.entry(file.inode) is file, "an open file can be asked for its attributes"
+    drop.release(file, 1)
+    assert drop.root.children == {}
