@@ -174,9 +174,17 @@ def test_a_cut_package_never_exits_with_0(shared: Place, tool: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "resume", ["dd if=$S of=$D bs=1M skip=3 seek=3 conv=notrunc status=none", "tail -c +3145729 $S >> $D"]
+    "resume",
+    [
+        "dd if=$S of=$D bs=1M skip=3 seek=3 conv=notrunc status=none",
+        "tail -c +3145729 $S >> $D",
+        "curl -s -C - -o $D file://$S",
+        "rsync --append $S $D",
+    ],
 )
 def test_a_cut_upload_can_be_continued(place: Place, resume: str) -> None:
+    if resume.startswith(("curl", "rsync")) and shutil.which(resume.split()[0]) is None:
+        pytest.skip(f"{resume.split()[0]} is not installed")
     source, target = place.package("web"), place.drop / "web.ova"
     place.mount.expect_log("web.ova: not imported")
     environment = {"S": str(source), "D": str(target)}
