@@ -183,8 +183,8 @@ def test_a_cut_package_never_exits_with_0(shared: Place, tool: str) -> None:
     ],
 )
 def test_a_cut_upload_can_be_continued(place: Place, resume: str) -> None:
-    if resume.startswith(("curl", "rsync")) and shutil.which(resume.split()[0]) is None:
-        pytest.skip(f"{resume.split()[0]} is not installed")
+    if resume.startswith(("curl", "rsync")) and shutil.which(resume.split(maxsplit=1)[0]) is None:
+        pytest.skip(f"{resume.split(maxsplit=1)[0]} is not installed")
     source, target = place.package("web"), place.drop / "web.ova"
     place.mount.expect_log("web.ova: not imported")
     environment = {"S": str(source), "D": str(target)}
