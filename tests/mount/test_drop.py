@@ -319,7 +319,7 @@ def test_other_users_need_the_mode(tmp_path: Path) -> None:
     for parent in tmp_path.parents:
         if not parent.stat().st_mode & 0o001:
             pytest.skip(f"{parent} is closed to others")
-    with place_in(tmp_path, "allow_other", "drop_mode=0755") as place:
+    with place_in(tmp_path, "allow_other", "mode=0444", "drop_mode=0755") as place:
         result = run(
             "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "touch", place.drop / "x.ova", status=1
         )
