@@ -81,6 +81,11 @@ show ls -l mnt/vms
 
 title "The export is cp"
 show cp mnt/vms/web.ova copy.ova
+
+title "The import is cp, too"
+show cp copy.ova mnt/drop/again.ova
+show ls -l mnt/vms
+show cp mnt/vms/web-2.ova second.ova
 show ovafs umount mnt
 
 title "Proof: tar, qemu-img and e2fsprogs judge the copy; ovafs is not running any more"
@@ -101,5 +106,12 @@ for file in files/random.bin third.bin; do
     debugfs -R "dump ${file##*/} dumped" disk.raw 2>/dev/null
     show cmp dumped "$file"
 done
+
+title "Proof: the machine that was dropped has the same disk"
+volume=$(find pool/volumes -name '*.qcow2')
+[ "$(wc -l <<<"$volume")" = 1 ] || fail "one new volume was expected, not: $volume"
+show qemu-img check -f qcow2 "$volume"
+show qemu-img compare -f qcow2 -F qcow2 "$volume" web.qcow2
+show ovafs vm list pool
 
 title "Done: copy.ova ($(stat -c %s copy.ova) bytes) holds the disk, byte for byte"
