@@ -81,8 +81,6 @@ class DiskFileDecoder(Decoder):
         super().__init__(member, size)
         self._hint = hint
         self._inflated_limit = inflated_limit
-        self.format: str | None = None
-        """What the file was found to be, once that is known: "raw", "qcow2", "vmdk"."""
 
     def _decode(self) -> Generator[Event | None, None, None]:
         head = yield from self._take_up_to(HEAD_SIZE)
