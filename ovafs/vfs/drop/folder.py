@@ -56,7 +56,7 @@ T = TypeVar("T")
 # A commit waits until large volumes are on stable storage.
 LONGEST_CALL = 600.0
 
-# After so long without a write, and without close(2), what has not come of an upload is taken for holes.
+# After so long without a write an upload is looked at without being asked.
 IDLE_SECONDS = 300.0
 
 _UNNAMED = "imported"
@@ -257,7 +257,10 @@ class DropFolder:
             await self.commit_idle()
 
     async def commit_idle(self) -> None:
-        """Commit what is complete if its gaps are holes, and was not written for a while: NFS clients never close."""
+        """Commit what is complete and was not written for a while: NFS clients never close.
+
+        Gaps may still be late data here, so an upload with gaps is not complete: its report says what is missing.
+        """
         now = time.monotonic()
         for file in [entry for entry in self._entries.values() if isinstance(entry, DropFile)]:
             final_name = self._final_name(file)
@@ -267,7 +270,9 @@ class DropFolder:
             if now - upload.written < IDLE_SECONDS:
                 continue
             try:
-                await self._try_commit(file, final_name, holes=True)
+                await self._try_commit(file, final_name, holes=False)
+            except IncompletePackage as error:
+                await self._report_failure(file, upload, error)
             except OvafsError as error:
                 log.debug("drop/%s: still not imported: %s", names.show(file.name), error)
             except Exception:  # one upload must not end the mount
