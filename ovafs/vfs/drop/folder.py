@@ -29,15 +29,7 @@ from ovafs.transfer.ingest.landing import PoolLanding
 from ovafs.transfer.ingest.package import PackageImport
 from ovafs.transfer.ingest.spool import Spool
 from ovafs.vfs.drop import names
-from ovafs.vfs.drop.entries import (
-    DROP_INODE,
-    DROP_NAME,
-    DropDirectory,
-    DropEntry,
-    DropFile,
-    Report,
-    Status,
-)
+from ovafs.vfs.drop.entries import DROP_INODE, DROP_NAME, DropDirectory, DropEntry, DropFile, Report, Status
 from ovafs.vfs.drop.report import failure_report, success_report
 from ovafs.vfs.drop.upload import State, Upload
 from ovafs.vfs.nodes import FIRST_DROP_INODE
