@@ -185,7 +185,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _digest(key: bytes, blob: bytes | memoryview) -> bytes:
-    """SHA-256, which processors compute themselves: twice as fast as BLAKE2 for a plan of some megabytes."""
+    """SHA-256, which many processors compute themselves: measured 1.8 times as fast as BLAKE2b for 5 MiB."""
     digest = hashlib.sha256(key)
     digest.update(blob)
     return digest.digest()[:_DIGEST_SIZE]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ovafs.storage.chain import Chain
     from ovafs.storage.map_cache import MapCache
 
-# Reading the tables of a small image takes less time than keeping the plan for the next mount does.
+# What is read in less time is read again: a listing of many small images would write as many plans.
 WORTH_KEEPING_SECONDS = 0.002
 
 # Plans kept in memory between two opens, in bytes: about 4 MB for a disk with 100,000 extents.
