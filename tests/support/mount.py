@@ -122,7 +122,8 @@ def _wait_until_it_answers(mount: Mount) -> None:
         status = mount.process.poll()
         if status is not None:
             pytest.fail(f"ovafs mount ended with exit code {status} before the mount answered")
-        if is_mounted(mount.path):
+        # The mount answers a moment before its daemon is done with it (the kernel's read-ahead is set in between).
+        if is_mounted(mount.path) and "mounted on" in mount.log():
             with contextlib.suppress(OSError):  # the daemon has just died: the next round says so
                 list(mount.path.iterdir())
                 return
