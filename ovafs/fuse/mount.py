@@ -45,6 +45,8 @@ def check_permissions(options: MountOptions) -> None:
     """Raise MountFailed when this user cannot make such a mount; libfuse would say it in fewer words."""
     if not os.path.exists("/dev/fuse"):
         raise MountFailed("/dev/fuse does not exist", "load the kernel module: 'modprobe fuse'")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise MountFailed("/dev/fuse cannot be opened by this user", "udev makes it for all: 'chmod 666 /dev/fuse'")
     if "allow_other" in options.kernel and os.getuid() != 0:
         with contextlib.suppress(OSError):
             lines = pathlib.Path("/etc/fuse.conf").read_text().split("\n")

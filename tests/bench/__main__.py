@@ -13,12 +13,16 @@ from pathlib import Path
 
 from tests.bench import mounts, report
 from tests.bench.compressed import compressed
+from tests.bench.importing import importing
 from tests.bench.listing import listing
 from tests.bench.measure import Bench
 from tests.bench.reading import chain, raw
 from tests.bench.scattered import scattered
 
-CASES = {"raw": raw, "chain": chain, "listing": listing, "scattered": scattered, "compressed": compressed}
+CASES = {
+    "raw": raw, "chain": chain, "listing": listing, "scattered": scattered, "compressed": compressed,
+    "importing": importing,
+}  # fmt: skip
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ROOM = 25 << 30  # bytes for the largest case: a source, its OVA, and what convert + tar write
 QUICK_ROOM = 5 << 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -61,6 +62,13 @@ def raw_image(path: Path, size: int) -> Path:
         for _ in range(size // len(block)):
             file.write(block)
     return path
+
+
+def virtual_size(image: Path, form: str) -> int:
+    """Guest bytes of an image; ``form`` as a descriptor names it."""
+    name = "vmdk" if "vmdk" in form else "qcow2" if "qcow" in form else "raw"
+    size: int = json.loads(run("qemu-img", "info", "-f", name, "--output=json", str(image)))["virtual-size"]
+    return size
 
 
 def text_image(path: Path, size: int) -> Path:

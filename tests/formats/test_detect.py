@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ovafs.formats.detect import HEAD_SIZE, detect_format, matching_formats
+from tests.support import images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,11 +46,7 @@ def test_images_made_by_qemu(tmp_path: Path, form: str, options: str, name: str)
 
 
 def test_luks(tmp_path: Path) -> None:
-    path = tmp_path / "image"
-    command = ["qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,data=x"]
-    command += ["-o", "key-secret=s,iter-time=10", str(path), "1M"]
-    subprocess.run(command, check=True, capture_output=True)
-    with path.open("rb") as file:
+    with images.encrypted(tmp_path / "image", "1M", "luks").open("rb") as file:
         assert detect_format(file.read(HEAD_SIZE)) == "luks"
 
 

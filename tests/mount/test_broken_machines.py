@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from tests.support import images
 from tests.support.images import create, hand_made, io
 from tests.support.mount import mounted
 from tests.support.pools import MIB, Image, answers, chain_image, eventually, judge_ova, pool_builder, raw_image
@@ -73,12 +74,7 @@ def backing_loop(folder: Path) -> Image:
 
 
 def encrypted(folder: Path) -> Image:
-    path = folder / "luks.qcow2"
-    run(
-        *("qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=key,data=secret"),
-        *("-o", "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10", path, "4M"),
-    )
-    return Image(path, "qcow2")
+    return Image(images.encrypted(folder / "luks.qcow2", "4M"), "qcow2")
 
 
 def external_data_file(folder: Path) -> Image:
