@@ -2,7 +2,8 @@
 
 Peers: ``cp`` of a plain file that holds the OVA's bytes; ``qemu-img convert -O qcow2`` followed by ``tar cf``; the C
 example ``passthrough_ll`` of libfuse serving that plain file; and ``minimal_fs``, a pyfuse3 file system that answers
-each read with one ``os.pread`` of it: the limit of the stack that ovafs stands on.
+each read with one ``os.pread`` of it: the limit of the stack that ovafs stands on. Of imports: ``tar xf`` followed by
+``qemu-img convert`` or ``cp --sparse=always``.
 
 What makes the figures fair:
 

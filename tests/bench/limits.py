@@ -24,6 +24,10 @@ LIMITS = {
     "first-byte-warm": "opening and locking the image in a worker thread",
     "memory": "the interpreter and its libraries (30 MiB), the plan (5 MiB), a buffer of 1 MiB for each request",
     "compressed-*": "decompressing, on one core for each request, and the hop to a worker thread",
+    "import": "the disk below: reading the package and writing the volume; for VMDK one core that inflates",
+    "import-durable": "as above, and the peer waits for its volume to be on disk, as ovafs does",
+    "import-digests": "hashing runs beside the decoding, in a thread; on two cores they share memory's bandwidth",
+    "import-visible": "the commit itself: fsync of the volume, of its directory, of the catalog",
 }
 
 

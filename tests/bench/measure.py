@@ -73,7 +73,7 @@ class Bench:
         """Compare two times round by round."""
         ratios = [a / b for a, b in zip(ours.values, theirs.values, strict=True)]
         measured = f"{with_range(ratios)} of {theirs.subject}'s time"
-        self.judge(key, case, measured, f"at most {at_most:.2g}", met=statistics.median(ratios) <= at_most)
+        self.judge(key, case, measured, f"at most {at_most:g}", met=statistics.median(ratios) <= at_most)
 
     def record(self, label: str, *commands: Sequence[str | Path]) -> None:
         """Keep the first commands of a label for the report, without this run's folders."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from ovafs.errors import InvalidPackage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
 
     from ovafs.formats.manifest import Digest, Manifest
 
 # What a manifest behind the data may ask for.
 _ALL = ("sha1", "sha256", "sha512")
+
+# Less than this is hashed at once: handing it to a thread costs more than it saves (about 30 µs).
+_WORTH_A_THREAD = 64 << 10
 
 
 class MemberDigests:
@@ -21,10 +26,14 @@ class MemberDigests:
 
     Before the manifest is known every algorithm is computed, unless ``expects_manifest`` says that none will come
     (oVirt's packages have none); then only those that it names.
+
+    Large pieces are hashed in threads, beside their decoding: :meth:`wait` before their buffers change.
     """
 
     def __init__(self) -> None:
         self.expects_manifest = True
+        self._threads = ThreadPoolExecutor(len(_ALL), "digests")
+        self._running: list[Future[None]] = []
         self._manifest: Manifest | None = None
         self._found: dict[str, dict[str, bytes]] = {}
 
@@ -41,8 +50,29 @@ class MemberDigests:
             algorithms = {digest.algorithm for digest in self._manifest.files.get(name, ())}
         return Hashers(algorithms)
 
+    def update(self, hashers: Hashers, data: memoryview) -> None:
+        """Take the next bytes of a member; ``data`` is read until :meth:`wait` returns."""
+        self.wait()
+        if len(data) < _WORTH_A_THREAD:
+            hashers.update(data)
+        else:
+            self._running = [self._threads.submit(one, data) for one in hashers.updates()]
+
+    def wait(self) -> None:
+        """Until everything that was taken is hashed."""
+        if self._running:
+            wait(self._running)
+            for done in self._running:
+                done.result()
+            self._running = []
+
+    def close(self) -> None:
+        """End the threads; idempotent."""
+        self._threads.shutdown()
+
     def end(self, name: str, hashers: Hashers) -> None:
         """The member is complete. Raises InvalidPackage if it is not what the manifest says."""
+        self.wait()
         self._found[name] = found = hashers.digests()
         if self._manifest is not None:
             self._check(name, found)
@@ -89,8 +119,12 @@ class Hashers:
 
     def update(self, data: memoryview) -> None:
         """Take the next bytes."""
-        for computed in self._hashes.values():
-            computed.update(data)
+        for one in self.updates():
+            one(data)
+
+    def updates(self) -> list[Callable[[memoryview], None]]:
+        """What takes the next bytes; each can run in a thread of its own, hashlib lets others run meanwhile."""
+        return [computed.update for computed in self._hashes.values()]
 
     def digests(self) -> dict[str, bytes]:
         """The digest of everything so far, by algorithm."""

@@ -80,8 +80,11 @@ class Ingest:
     def receive_data(self, data: bytes | memoryview) -> None:
         """The next bytes of the archive. Raises InvalidPackage and other errors; then the import is over."""
         self._tar.receive_data(data)
-        while (event := self._tar.next_event()) is not NEED_DATA:
-            self._handle(event)
+        try:
+            while (event := self._tar.next_event()) is not NEED_DATA:
+                self._handle(event)
+        finally:
+            self._digests.wait()  # the buffer behind ``data`` is the caller's again
 
     def shortfall(self) -> IncompletePackage | None:
         """What is missing if the archive ended right here, as an error; None if nothing is. Changes nothing.
@@ -127,12 +130,13 @@ class Ingest:
         for writer in self._empty_disks.values():
             writer.discard()
         self._drop_spool()
+        self._digests.close()
 
     # -- member by member --------------------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, MemberData):
-            self._hashers.update(event.data)
+            self._digests.update(self._hashers, event.data)
             if self._disk is not None:
                 self._disk.receive_data(event.data)
             elif self._text is not None:
