@@ -75,4 +75,5 @@ def test_nothing_of_one_machine() -> None:
 def _texts() -> list[Path]:
     patterns = ("*", ".ci/*", "ovafs/**/*", "tests/**/*", "mount_helpers/*", "systemd/*")
     paths = {path for pattern in patterns for path in REPOSITORY.glob(pattern) if path.is_file()}
-    return sorted(path for path in paths if "__pycache__" not in path.parts and "data" not in path.parts)
+    # A worktree has a file .git, which says where its repository is.
+    return sorted(path for path in paths if not {"__pycache__", "data", ".git"} & set(path.parts))
