@@ -1,4 +1,4 @@
-"""Sizes: alignment, and sizes as people write them."""
+"""Sizes: alignment; sizes and durations as people write them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ GIB = 1 << 30
 SECTOR = 512
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(I?B)?\s*", re.IGNORECASE)
+_DURATION = re.compile(r"\s*([0-9]{1,6}(?:\.[0-9]{1,3})?)\s*([smhdw])\s*")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
@@ -43,3 +45,23 @@ def format_size(size: int) -> str:
             return f"{value:.{digits}f} {prefix}B"
         value /= 1024
     raise AssertionError  # unreachable: the last prefix always returns
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from "24h", "90m", "1.5d", "45s" or "2w". A number alone could mean anything, and is refused.
+
+    Raises ValueError with a message for people.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; write for example 24h, 90m, 45s or 7d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def format_duration(seconds: float) -> str:
+    """The duration for people, in its two largest units: "1 h 20 min", "3 d 4 h", "45 s"."""
+    rest = max(0, int(seconds))
+    for unit, size, lower, lower_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if rest >= size:
+            return f"{rest // size} {unit} {rest % size // lower_size} {lower}"
+    return f"{rest} s"

@@ -110,4 +110,5 @@ def _drop_folder(inventory: Inventory, options: MountOptions) -> DropFolder | No
         log.info("%s cannot be written: the mount has no drop directory", inventory.path)
         return None
     choices = ImportChoices(format=options.drop_format, spool_limit=options.spool_limit)
-    return DropFolder(inventory, choices, Status(options.drop_mode, options.uid, options.gid), options.spool_limit)
+    status = Status(options.drop_mode, options.uid, options.gid)
+    return DropFolder(inventory, choices, status, options.spool_limit, options.keep_partial)

@@ -14,6 +14,7 @@ import pyfuse3
 
 from ovafs.errors import NameRefused, NotReadable
 from ovafs.fuse.operations import LARGEST_READ, Operations, answered
+from ovafs.vfs.drop.caretaker import Caretaker
 from ovafs.vfs.drop.entries import DropDirectory, DropFile, Report, Status, is_drop_inode
 from ovafs.vfs.nodes import ROOT_INODE
 
@@ -44,7 +45,7 @@ class DropOperations(Operations):
         self._last_handle = _FIRST_HANDLE
 
     async def tend(self) -> None:
-        await self._drop.tend()
+        await Caretaker(self._drop).tend()
 
     # -- names and attributes
 

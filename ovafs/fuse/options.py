@@ -9,6 +9,7 @@
 | drop_mode= | permission bits of the drop directory, octal; default 0700; 0: there is none |
 | drop_format= | format of the volumes of uploads: qcow2 (default) or raw |
 | spool_limit= | how much of one upload may wait because bytes before it have not come; a size, default 1GiB |
+| keep_partial= | how long an upload that nobody continues is kept; a duration, default 24h |
 | read_ahead= | how far the kernel reads ahead, a size; default 1MiB (needs root to take effect) |
 | log= | file to log to; default: stderr with -f, else syslog, else mount.log in the cache directory |
 | debug | log every step |
@@ -28,7 +29,7 @@ import msgspec
 
 from ovafs.errors import MountFailed
 from ovafs.model import DiskFormat
-from ovafs.units import GIB, MIB, parse_size
+from ovafs.units import GIB, MIB, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     drop_mode: int = 0o700
     drop_format: DiskFormat = DiskFormat.QCOW2
     spool_limit: int = GIB
+    keep_partial: float = 24 * 3600.0
     read_ahead: int = MIB
     log: str | None = None
     debug: bool = False
@@ -61,7 +63,7 @@ def parse_options(lists: tuple[str, ...]) -> MountOptions:
     Raises MountFailed with the name of an unknown option or a bad value.
     """
     kernel: set[str] = set()
-    values: dict[str, int | str | bool] = {}
+    values: dict[str, int | float | str | bool] = {}
     for item in (item for text in lists for item in _split(text)):
         name, equals, value = item.partition("=")
         if name in KERNEL_OPTIONS and not equals:
@@ -103,19 +105,20 @@ def _number(text: str) -> int:
     return value
 
 
-_PARSERS: dict[str, Callable[[str], int | str]] = {
+_PARSERS: dict[str, Callable[[str], int | float | str]] = {
     "uid": _number,
     "gid": _number,
     "mode": _octal,
     "drop_mode": _drop_mode,
     "drop_format": DiskFormat,
     "spool_limit": parse_size,
+    "keep_partial": parse_duration,
     "read_ahead": parse_size,
     "log": os.path.abspath,
 }
 
 
-def _parse_value(name: str, value: str) -> int | str:
+def _parse_value(name: str, value: str) -> int | float | str:
     try:
         return _PARSERS[name](value)
     except ValueError as error:

@@ -16,7 +16,7 @@ def test_defaults() -> None:
 
 def test_all_values() -> None:
     options = parse_options(
-        ("allow_other,ro,nodev", "uid=36,gid=36,mode=0444,read_ahead=4MiB,log=/tmp/a\\,b.log,debug")
+        ("allow_other,ro,nodev", "uid=36,gid=36,mode=0444,read_ahead=4MiB,keep_partial=1.5d,log=/tmp/a\\,b.log,debug")
     )
     assert options == MountOptions(
         kernel=frozenset({"allow_other", "ro", "nodev"}),
@@ -24,6 +24,7 @@ def test_all_values() -> None:
         gid=36,
         mode=0o444,
         read_ahead=4 << 20,
+        keep_partial=36 * 3600.0,
         log="/tmp/a,b.log",
         debug=True,
     )
@@ -45,6 +46,9 @@ def test_options_of_fstab_are_ignored() -> None:
         ("uid=-1", "uid=-1: out of range"),
         ("mode=0644", "mode=0644: only read permission bits can be given"),
         ("mode=0", "mode=0: only read"),
+        ("keep_partial=24", "keep_partial=24: '24' is not a duration; write for example 24h"),
+        ("keep_partial=-1h", "is not a duration"),
+        ("keep_partial=99999999999w", "is not a duration"),
         ("read_ahead=much", "read_ahead=much: 'much' is not a size"),
     ],
 )

@@ -300,6 +300,17 @@ def test_the_end_of_the_mount_takes_incomplete_uploads_away(tmp_path: Path) -> N
     assert os.listdir(tmp_path / "pool" / "volumes") == []
 
 
+def test_what_nobody_continues_is_removed(tmp_path: Path) -> None:
+    with place_in(tmp_path, "keep_partial=1s") as place:
+        place.mount.expect_log("web.ova: not imported")
+        place.mount.expect_log("web.ova: removed: nothing was written for too long")
+        run("cp", place.package("web", cut=3 * MIB), place.drop, status=1)
+        eventually(lambda: place.names() == [], "upload and report are gone")
+        place.assert_nothing_left()
+        run("cp", place.package("web"), place.drop)
+        place.assert_imported("web")
+
+
 def test_no_space(tmp_path: Path) -> None:
     with in_memory(tmp_path, "tmpfs", "size=3M") as full, place_in(tmp_path, pool=full) as place:
         place.mount.expect_log("web.ova: not imported: .*No space left|web.ova: not imported")

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import random
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -159,6 +160,13 @@ class ImportPool:
         assert len(found) == machines
         assert self.files == sorted(Path(disk.volume.path).name for one in found for disk in one.disks)
         assert self.notes == set()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Another program is in the middle of a change of the catalog."""
+        with contextlib.closing(sqlite3.connect(self.path / "catalog.sqlite", isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield
 
     def close(self) -> None:
         self.pool.close()

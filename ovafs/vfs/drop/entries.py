@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 DROP_INODE = 4
 DROP_NAME = b"drop"
 
+# The number of an upload's report, behind its own: the catalog does not count so far.
+REPORT_OFFSET = 1 << 39
+
 
 @dataclass
 class Status:
@@ -69,6 +72,9 @@ class Report:
     parent: DropDirectory
     status: Status
     text: bytes
+    reason: str
+    is_of_failure: bool
+    written: float = field(default_factory=time.monotonic)
 
     @property
     def size(self) -> int:

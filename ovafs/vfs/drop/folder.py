@@ -12,8 +12,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-import trio
-
 from ovafs.errors import (
     IncompletePackage,
     MachineNotFound,
@@ -29,8 +27,16 @@ from ovafs.transfer.ingest.landing import PoolLanding
 from ovafs.transfer.ingest.package import PackageImport
 from ovafs.transfer.ingest.spool import Spool
 from ovafs.vfs.drop import names
-from ovafs.vfs.drop.entries import DROP_INODE, DROP_NAME, DropDirectory, DropEntry, DropFile, Report, Status
-from ovafs.vfs.drop.report import failure_report, success_report
+from ovafs.vfs.drop.entries import (
+    DROP_INODE,
+    DROP_NAME,
+    DropDirectory,
+    DropEntry,
+    DropFile,
+    Report,
+    Status,
+)
+from ovafs.vfs.drop.reporter import Reporter
 from ovafs.vfs.drop.upload import State, Upload
 from ovafs.vfs.nodes import FIRST_DROP_INODE
 from ovafs.vfs.threads import Threads
@@ -48,8 +54,8 @@ T = TypeVar("T")
 # A commit waits until large volumes are on stable storage.
 LONGEST_CALL = 600.0
 
-# After so long without a write an upload is looked at without being asked.
-IDLE_SECONDS = 300.0
+# How long what nobody continues is kept, in seconds.
+KEEP_SECONDS = 24 * 3600.0
 
 _UNNAMED = "imported"
 
@@ -57,8 +63,15 @@ _UNNAMED = "imported"
 class DropFolder:
     """The drop directory of one mount, on one pool."""
 
-    def __init__(self, pool: Pool, choices: ImportChoices, status: Status, spool_limit: int) -> None:
-        """``spool_limit``: bytes of one upload that may wait behind a gap. Blocks: removes what a crash left."""
+    def __init__(
+        self, pool: Pool, choices: ImportChoices, status: Status, spool_limit: int, keep: float = KEEP_SECONDS
+    ) -> None:
+        """Blocks: removes what a crash left.
+
+        ``spool_limit``: bytes of one upload that may wait behind a gap. ``keep``: seconds that an upload which
+        nobody continues is kept.
+        """
+        self.keep = keep
         self._pool = pool
         self._choices = choices
         self._spool_limit = spool_limit
@@ -66,6 +79,7 @@ class DropFolder:
         self._threads = Threads(LONGEST_CALL)
         self.root = DropDirectory(DROP_INODE, DROP_NAME, None, status)
         self._entries: dict[int, DropEntry] = {DROP_INODE: self.root}
+        self.reporter = Reporter(self.root, self._place, self._unplace, keep)
         PoolLanding(pool, choices.format).close()
         for receipt in pool.receipts():
             number, name, size, mtime_ns, mode, uid, gid = receipt
@@ -158,7 +172,7 @@ class DropFolder:
             raise NameRefused(f"drop/{names.show(new_name)} cannot be replaced")
         if target is self.root and names.is_final(new_name):
             with contextlib.suppress(IncompletePackage):
-                await self._try_commit(file, new_name, holes=True)
+                await self.try_commit(file, new_name, holes=True)
         if (current := target.children.get(new_name)) is not None and isinstance(current, DropFile):
             await self._remove(current)
         if not _is_placed(file):
@@ -209,7 +223,7 @@ class DropFolder:
         try:
             await self._run(upload, upload.write, offset, data)
         except OvafsError as error:
-            await self._report_failure(file, upload, error)
+            self.report_failure(file, upload, error)
             raise
         file.status.mtime_ns = time.time_ns()
         await self._keep_receipt(file)  # padding may still come behind a package that was imported
@@ -217,7 +231,7 @@ class DropFolder:
     async def flush(self, file: DropFile, handle: int) -> None:
         """close(2): commit what is complete under a final name. Raises why it is not, if anything was written."""
         file.busy.discard(handle)
-        await self._try_commit(file, self._final_name(file), holes=True)
+        await self.try_commit(file, self.final_name(file), holes=True)
 
     async def sync(self, file: DropFile, handle: int) -> None:
         """fsync(2): as :meth:`flush`, but gaps may still be filled, and what is incomplete is no error.
@@ -226,7 +240,7 @@ class DropFolder:
         """
         file.busy.discard(handle)
         with contextlib.suppress(IncompletePackage):
-            await self._try_commit(file, self._final_name(file), holes=False)
+            await self.try_commit(file, self.final_name(file), holes=False)
 
     def release(self, file: DropFile, handle: int) -> None:
         """The handle is gone."""
@@ -240,42 +254,26 @@ class DropFolder:
         if isinstance(file, DropFile):
             await self._keep_receipt(file)
 
-    # -- without a request
+    # -- for whoever looks after it
 
-    async def tend(self) -> None:
-        """Look after idle uploads, for ever."""
-        while True:
-            await trio.sleep(IDLE_SECONDS / 10)
-            await self.commit_idle()
+    def files(self) -> list[DropFile]:
+        """Every upload and receipt that has a name."""
+        return [entry for entry in self._entries.values() if isinstance(entry, DropFile) and _is_placed(entry)]
 
-    async def commit_idle(self) -> None:
-        """Commit what is complete and was not written for a while: NFS clients never close.
+    def final_name(self, file: DropFile) -> bytes | None:
+        """The name that the file's package may be imported under now."""
+        return file.name if file.parent is self.root and names.is_final(file.name) else None
 
-        Gaps may still be late data here, so an upload with gaps is not complete: its report says what is missing.
-        """
-        now = time.monotonic()
-        for file in [entry for entry in self._entries.values() if isinstance(entry, DropFile)]:
-            final_name = self._final_name(file)
-            upload = file.upload
-            if upload is None or upload.state is not State.OPEN or final_name is None:
-                continue
-            if now - upload.written < IDLE_SECONDS:
-                continue
-            try:
-                await self._try_commit(file, final_name, holes=False)
-            except IncompletePackage as error:
-                await self._report_failure(file, upload, error)
-            except OvafsError as error:
-                log.debug("drop/%s: still not imported: %s", names.show(file.name), error)
-            except Exception:  # one upload must not end the mount
-                log.exception("drop/%s: unexpected failure", names.show(file.name))
+    async def give_up(self, file: DropFile) -> None:
+        """Remove an upload that was not imported; of one that could have been continued, say so in a report."""
+        if file.upload is not None and file.upload.state is State.OPEN:
+            self.reporter.given_up(file, file.upload)
+        await self._remove(file)
 
     # -- inside
 
-    def _final_name(self, file: DropFile) -> bytes | None:
-        return file.name if file.parent is self.root and names.is_final(file.name) else None
-
-    async def _try_commit(self, file: DropFile, final_name: bytes | None, *, holes: bool) -> None:
+    async def try_commit(self, file: DropFile, final_name: bytes | None, *, holes: bool) -> None:
+        """Import the file if it is complete; see :meth:`Upload.try_commit`. Failures are reported and raised."""
         upload = file.upload
         if upload is None or upload.state is State.COMMITTED:
             return
@@ -284,38 +282,22 @@ class DropFolder:
             await self._run(upload, lambda: upload.try_commit(default_name, holes=holes))
         except OvafsError as error:
             if holes or not isinstance(error, IncompletePackage):
-                await self._report_failure(file, upload, error)
+                self.report_failure(file, upload, error)
             raise
         if upload.imported is not None:
             await self._committed(file, final_name or file.name, upload)
 
     async def _committed(self, file: DropFile, name: bytes, upload: Upload) -> None:
-        if upload.imported is None:
-            return
-        for machine in upload.imported.machines:
-            log.info("drop/%s: imported %s %s (%s)", names.show(name), machine.kind, machine.name, machine.uuid)
-        await self._keep_receipt(file)
-        if upload.imported.warnings:
-            await self._report(names.report_name(name), success_report(name, upload.imported), file.status)
-        elif (old := self.root.children.get(names.report_name(name))) is not None:
-            self._unplace(old)
+        try:
+            await self._keep_receipt(file)
+        except OvafsError as error:  # the import stands, and who wrote it must not send it again
+            log.warning("drop/%s: imported, but the receipt cannot be kept: %s", names.show(name), error)
+        self.reporter.imported(file, name, upload)
 
-    async def _report_failure(self, file: DropFile, upload: Upload, error: OvafsError) -> None:
-        if file.upload is not upload or not _is_placed(file):
-            return  # nobody waits for it any more
-        text = failure_report(file.name, upload.position, error)
-        name = names.report_name(file.name)
-        before = self.root.children.get(name)
-        if not isinstance(before, Report) or before.text[:-30] != text[:-30]:  # the time does not count
-            log.warning("drop/%s: not imported: %s", names.show(file.name), error)
-        await self._report(name, text, file.status)
-
-    async def _report(self, name: bytes, text: bytes, status: Status) -> None:
-        inode = await self._new_inode()
-        old = self.root.children.get(name)
-        if old is not None:
-            self._unplace(old)
-        self._place(Report(inode, name, self.root, Status(0o444 & (status.mode | 0o400), status.uid, status.gid), text))
+    def report_failure(self, file: DropFile, upload: Upload, error: OvafsError) -> None:
+        """Say beside the file why it is not imported."""
+        if file.upload is upload and _is_placed(file):  # else nobody waits for it any more
+            self.reporter.failed(file, upload, error)
 
     async def _keep_receipt(self, file: DropFile) -> None:
         upload = file.upload

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from ovafs.transfer.ingest.package import Imported
 
 
-def failure_report(name: bytes, received: int, error: OvafsError) -> bytes:
-    """Of an upload that failed, or that is not complete."""
+def failure_report(name: bytes, received: int, error: OvafsError, kept_until: float) -> bytes:
+    """Of an upload that failed, or that is not complete; ``kept_until`` by time.time()."""
     if isinstance(error, IncompletePackage):
-        state = "The upload is not complete. What arrived is kept until the file is removed or the mount ends."
+        until = _time(kept_until)
+        state = f"The upload is not complete. What arrived is kept until {until}, unless the mount ends before that."
         advice = f"go on writing at byte {received} (curl -C -, dd seek= conv=notrunc), or copy it again"
     else:
         state = "The upload failed. Nothing was registered, and nothing is left of it in the pool."
@@ -28,6 +29,13 @@ def failure_report(name: bytes, received: int, error: OvafsError) -> bytes:
     return _text([*lines, f"received: {received} bytes", f"to do:    {advice}"])
 
 
+def given_up_report(name: bytes, received: int) -> bytes:
+    """Of an upload that nobody continued."""
+    state = "Nothing was written for too long. The upload was removed, and nothing is left of it in the pool."
+    lines = [f"{show(name)}: NOT IMPORTED", "", state, "", f"received: {received} bytes"]
+    return _text([*lines, "to do:    copy the package again; the mount option keep_partial sets how long it may take"])
+
+
 def success_report(name: bytes, imported: Imported) -> bytes:
     """Of an import that could not keep everything as it was."""
     machines = [f"{machine.kind} {machine.name} ({machine.uuid})" for machine in imported.machines]
@@ -36,5 +44,8 @@ def success_report(name: bytes, imported: Imported) -> bytes:
 
 
 def _text(lines: list[str]) -> bytes:
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    return "\n".join([*lines, "", stamp, ""]).encode("utf-8", "backslashreplace")
+    return "\n".join([*lines, "", _time(time.time()), ""]).encode("utf-8", "backslashreplace")
+
+
+def _time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))

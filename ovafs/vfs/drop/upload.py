@@ -3,7 +3,8 @@
     position   everything before it went into the import, and is not kept
     waiting    runs of bytes behind a gap, in a spool until the gap closes
     size       the file's size as its writer sees it
-    written    when the last write came, by time.monotonic()
+    received   bytes that came: the position, and all that waits
+    begun, written   when it began and when the last write came, by time.monotonic()
 
 A gap may be late data (NFS, syncthing) or a hole that the writer skipped (cp). It is taken for a hole when a commit
 is tried that it alone stands in the way of, or when no more can wait. Data that comes for it after that must be
@@ -58,7 +59,8 @@ class Upload:
         self.state = State.OPEN
         self.size = 0
         self.position = 0
-        self.written = time.monotonic()
+        self.begun = self.written = time.monotonic()
+        self.is_committing = False
         self.error: OvafsError | None = None
         self.imported: Imported | None = None
         self._begin = begin
@@ -68,6 +70,26 @@ class Upload:
         self._lock = threading.Lock()
         self._commit_lock = commit_lock
         self._is_discarded = False
+
+    @property
+    def received(self) -> int:
+        """In bytes."""
+        return self.position + self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait behind gaps."""
+        return sum(run.end - run.start for run in tuple(self._waiting.runs))
+
+    @property
+    def written_at(self) -> float:
+        """When the last write came, by time.time()."""
+        return time.time() - (time.monotonic() - self.written)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a call is at work on it."""
+        return self._lock.locked()
 
     @property
     def is_empty(self) -> bool:
@@ -193,8 +215,12 @@ class Upload:
     def _commit(self, default_name: str) -> None:
         if self._import is None:
             raise RuntimeError("nothing to commit")
-        with self._commit_lock:
-            self.imported = self._import.commit(default_name)
+        self.is_committing = True
+        try:
+            with self._commit_lock:
+                self.imported = self._import.commit(default_name)
+        finally:
+            self.is_committing = False
         self.state = State.COMMITTED
         self._release()
 

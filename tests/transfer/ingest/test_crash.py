@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -190,22 +189,14 @@ def test_two_at_once(pool: ImportPool, tmp_path: Path) -> None:
 # -- the catalog -------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def locked(pool: Path) -> Iterator[None]:
-    """Another program is in the middle of a change."""
-    with contextlib.closing(sqlite3.connect(pool / "catalog.sqlite", isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-
-
 def test_a_locked_catalog(pool: ImportPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.05)
     package = archive(small_package())
-    with locked(pool.path), pytest.raises(SourceError, match="is locked by another program"):
+    with pool.locked(), pytest.raises(SourceError, match="is locked by another program"):
         pool.take(package)
     pool.assert_whole()
     with contextlib.ExitStack() as stack:
-        pieces = interrupted_by(package, len(package) - 500, lambda: stack.enter_context(locked(pool.path)))
+        pieces = interrupted_by(package, len(package) - 500, lambda: stack.enter_context(pool.locked()))
         with pytest.raises(SourceError, match="is locked by another program"):
             import_package(pool.pool, pieces, "package", ImportChoices())
         assert pool.files == []

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ovafs.errors import InvalidPackage, NameRefused, NameTaken, NotEmpty, UploadBusy
+from ovafs.errors import InvalidPackage, NameRefused, NameTaken, NotEmpty, SourceError, StaleHandle, UploadBusy
+from ovafs.inventory import database
 from ovafs.transfer.ingest.machines import ImportChoices
-from ovafs.vfs.drop import folder as drop_folder
-from ovafs.vfs.drop.entries import DROP_INODE, DropFile, Status
+from ovafs.vfs.drop import caretaker
+from ovafs.vfs.drop.caretaker import Caretaker
+from ovafs.vfs.drop.entries import DROP_INODE, DropFile, Report, Status
 from ovafs.vfs.drop.folder import DropFolder
 from tests.support.packages import archive, import_pool, small_package
 
@@ -54,16 +56,16 @@ async def test_an_idle_upload_is_committed_once_it_has_no_gaps(
 ) -> None:
     """What has not come may be late data, also after a long time: zeros in its place would be a wrong disk."""
     expect_log("drop/web.ova: not imported: bytes from .* have not come yet")
-    monkeypatch.setattr(drop_folder, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(caretaker, "IDLE_SECONDS", 0.0)
     file = await new_file(drop, b"web.ova")
     start, end = hole_in(PACKAGE)
     await drop.write(file, 1, 0, PACKAGE[:start])
     await drop.write(file, 1, end, PACKAGE[end:])
-    await drop.commit_idle()
+    await Caretaker(drop).commit_idle()
     assert pool.pool.machines() == []
     assert b"web.ova.report.txt" in drop.root.children
     await drop.write(file, 1, start, PACKAGE[start:end])
-    await drop.commit_idle()
+    await Caretaker(drop).commit_idle()
     pool.assert_whole(1)
     assert [receipt.name for receipt in pool.pool.receipts()] == [b"web.ova"]
 
@@ -148,3 +150,103 @@ async def test_what_is_unlinked_while_it_is_written_leaves_nothing(drop: DropFol
     assert drop.entry(file.inode) is file, "an open file can be asked for its attributes"
     drop.release(file, 1)
     assert drop.root.children == {}
+
+
+# -- uploads that nobody continues -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(pool: ImportPool, monkeypatch: pytest.MonkeyPatch) -> Iterator[DropFolder]:
+    """Keeps nothing at all that nobody has open, and for no time what somebody has."""
+    monkeypatch.setattr(caretaker, "IDLE_SECONDS", 0.0)
+    opened = DropFolder(pool.pool, ImportChoices(), Status(0o700, 0, 0), 1 << 30, 0.0)
+    yield opened
+    opened.close()
+
+
+async def test_what_nobody_continues_goes_and_says_so(
+    impatient: DropFolder, pool: ImportPool, expect_log: Callable[[str], None]
+) -> None:
+    expect_log("not imported: .*is cut off|removed: nothing was written for too long")
+    file = await new_file(impatient, b"web.ova")
+    await impatient.write(file, 1, 0, PACKAGE[:100_000])
+    with pytest.raises(InvalidPackage):
+        await impatient.flush(file, 1)
+    assert b"is kept until 20" in report_of(impatient, b"web.ova")
+    assert os.listdir(pool.pool.volumes_path) != []
+    await Caretaker(impatient).remove_expired()
+    pool.assert_whole(0)
+    assert b"The upload was removed" in report_of(impatient, b"web.ova")
+    await Caretaker(impatient).remove_expired()
+    assert list(impatient.root.children) == []
+    ended = impatient.reporter.history[-1]
+    assert (ended.name, ended.result, ended.received) == ("web.ova", "given up", 100_000)
+    with pytest.raises(StaleHandle):
+        await impatient.write(file, 1, 100_000, b"late")
+
+
+async def test_what_is_kept_in_time(drop: DropFolder, expect_log: Callable[[str], None]) -> None:
+    """An upload in its time, a failed one too, and receipts for ever."""
+    expect_log("junk.ova: not imported|cut.ova: removed: nothing was written for too long")
+    whole, cut, junk = [await new_file(drop, name) for name in (b"whole.ova", b"cut.ova", b"junk.ova")]
+    await drop.write(whole, 1, 0, PACKAGE)
+    await drop.flush(whole, 1)
+    await drop.write(cut, 1, 0, PACKAGE[:5000])
+    with pytest.raises(InvalidPackage):
+        await drop.write(junk, 1, 0, b"junk" * 1000)
+    await Caretaker(drop).remove_expired()
+    assert {b"whole.ova", b"cut.ova", b"junk.ova", b"junk.ova.report.txt"} <= set(drop.root.children)
+    drop.keep = -1.0
+    for file in (whole, cut, junk):
+        drop.release(file, 1)
+    await Caretaker(drop).remove_expired()
+    assert [name for name in drop.root.children if name.endswith(b".ova")] == [b"whole.ova"]
+
+
+async def test_an_open_file_is_given_more_time(drop: DropFolder, expect_log: Callable[[str], None]) -> None:
+    expect_log("removed: nothing was written for too long")
+    drop.keep = 0.0
+    file = await new_file(drop, b"web.ova")
+    await drop.write(file, 1, 0, PACKAGE[:5000])
+    await Caretaker(drop).remove_expired()
+    assert list(drop.root.children) == [b"web.ova"]
+    drop.release(file, 1)
+    await Caretaker(drop).remove_expired()
+    assert b"web.ova" not in drop.root.children
+
+
+async def test_there_is_a_report_also_while_the_catalog_is_locked(
+    drop: DropFolder, pool: ImportPool, monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
+) -> None:
+    expect_log("not imported: .*is locked by another program")
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 0.05)
+    file = await new_file(drop, b"web.ova")
+    await drop.write(file, 1, 0, PACKAGE[:-20_000])
+    with pool.locked():
+        await drop.write(file, 1, len(PACKAGE) - 20_000, PACKAGE[-20_000:])
+        with pytest.raises(SourceError, match="is locked by another program"):
+            await drop.flush(file, 1)
+        assert b"is locked by another program" in report_of(drop, b"web.ova")
+    assert pool.pool.machines() == []
+
+
+async def test_an_import_whose_receipt_cannot_be_kept_stands(
+    drop: DropFolder, pool: ImportPool, monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
+) -> None:
+    """Its writer must not send it again, so it is told of success."""
+    expect_log("the receipt cannot be kept: locked")
+
+    def locked(_: object) -> None:
+        raise SourceError("locked")
+
+    file = await new_file(drop, b"web.ova")
+    await drop.write(file, 1, 0, PACKAGE)
+    monkeypatch.setattr(pool.pool, "keep_receipt", locked)
+    await drop.flush(file, 1)
+    assert len(pool.pool.machines()) == 1
+
+
+def report_of(drop: DropFolder, name: bytes) -> bytes:
+    report = drop.root.children[name + b".report.txt"]
+    assert isinstance(report, Report)
+    return report.text
