@@ -15,9 +15,10 @@ from ovafs.cli.output import machine_document, print_json, warn
 from ovafs.cli.progress import progress_bar
 from ovafs.errors import ImageUnavailable, SourceError
 from ovafs.inventory.pool import Pool
-from ovafs.model import DiskFormat, MachineKind
+from ovafs.model import MachineKind
 from ovafs.transfer.ingest.machines import ImportChoices
 from ovafs.transfer.ingest.package import check_package, import_package
+from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import MIB, parse_size
 
 if TYPE_CHECKING:
@@ -76,10 +77,10 @@ def _network(
 @click.option(
     "--format",
     "disk_format",
-    type=click.Choice([one.value for one in DiskFormat]),
-    default=DiskFormat.QCOW2.value,
+    type=click.Choice([one.value for one in TargetFormat]),
+    default=TargetFormat.QCOW2.value,
     show_default=True,
-    help="Format of the new volumes.",
+    help="Format of the new volumes; keep: qcow2 disks stay byte for byte as they came, others become qcow2.",
 )
 @click.option("--memory", metavar="SIZE", callback=_size, help="Memory of the machine, such as 4GiB.")
 @click.option(
@@ -136,7 +137,7 @@ def _run(pool: Pool, wanted: _Arguments) -> Imported:
         memory=wanted.memory,
         kind=MachineKind.TEMPLATE if wanted.template else None,
         networks=dict(wanted.networks),
-        format=DiskFormat(wanted.disk_format),
+        format=TargetFormat(wanted.disk_format),
         spool_limit=wanted.spool_limit,
     )
     default_name = "imported" if wanted.package == "-" else Path(wanted.package).stem

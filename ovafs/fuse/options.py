@@ -7,7 +7,7 @@
 | uid=, gid= | owner of everything shown; default: who mounts |
 | mode= | permission bits of the .ova files, octal; default 0440; directories add search for whoever may read |
 | drop_mode= | permission bits of the drop directory, octal; default 0700; 0: there is none |
-| drop_format= | format of the volumes of uploads: qcow2 (default) or raw |
+| drop_format= | what becomes of the disks of uploads: qcow2 (default), raw, or keep (qcow2 stays as it came) |
 | spool_limit= | how much of one upload may wait because bytes before it have not come; a size, default 1GiB |
 | keep_partial= | how long an upload that nobody continues is kept; a duration, default 24h |
 | read_ahead= | how far the kernel reads ahead, a size; default 1MiB (needs root to take effect) |
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ovafs.errors import MountFailed
-from ovafs.model import DiskFormat
+from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import GIB, MIB, parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     gid: int = msgspec.field(default_factory=os.getgid)
     mode: int = 0o440
     drop_mode: int = 0o700
-    drop_format: DiskFormat = DiskFormat.QCOW2
+    drop_format: TargetFormat = TargetFormat.QCOW2
     spool_limit: int = GIB
     keep_partial: float = 24 * 3600.0
     read_ahead: int = MIB
@@ -110,7 +110,7 @@ _PARSERS: dict[str, Callable[[str], int | float | str]] = {
     "gid": _number,
     "mode": _octal,
     "drop_mode": _drop_mode,
-    "drop_format": DiskFormat,
+    "drop_format": TargetFormat,
     "spool_limit": parse_size,
     "keep_partial": parse_duration,
     "read_ahead": parse_size,

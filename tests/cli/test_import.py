@@ -162,7 +162,7 @@ def test_messages(pool: ImportPool, package: Path, tmp_path: Path) -> None:
 
 def test_wrong_usage(pool: ImportPool, package: Path) -> None:
     for arguments, expected in (
-        (("--format", "vmdk"), "'vmdk' is not one of 'raw', 'qcow2'"),
+        (("--format", "vmdk"), "'vmdk' is not one of 'qcow2', 'raw', 'keep'"),
         (("--memory", "much"), "'much' is not a size"),
         (("--map-network", "lan"), "'lan' is not of the form OLD=NEW"),
     ):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ovafs.inventory.pool import Pool, create_pool
 from ovafs.transfer.ingest.machines import ImportChoices
 from ovafs.transfer.ingest.package import import_package
+from ovafs.transfer.ingest.target import TargetFormat
 from tests.support.attack_tars import END, member
 from tests.support.decoding import every, pieces
 from tests.support.processes import run
@@ -141,6 +142,8 @@ class ImportPool:
 
     def take(self, data: bytes, *, cuts: Iterable[int] | None = None, **choices: Any) -> Imported:
         """Import a package, cut into pieces whose buffers are spoiled behind the importer's back."""
+        if "format" in choices:
+            choices["format"] = TargetFormat(choices["format"])
         cut = pieces(data, every(100_003, len(data)) if cuts is None else cuts)
         return import_package(self.pool, map(memoryview, cut), "package", ImportChoices(**choices))
 

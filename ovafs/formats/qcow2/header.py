@@ -56,6 +56,7 @@ _ENCRYPTION = {1: "encryption (AES)", 2: "encryption (LUKS)"}
 _EXTERNAL_DATA_FILE = "external data file"
 _COMPRESSION_TYPE_BIT = 3
 _EXTENDED_L2_BIT = 4
+_BITMAPS_BIT = 1  # of autoclear_features
 _KNOWN_BITS = 1 << _COMPRESSION_TYPE_BIT | 1 << _EXTENDED_L2_BIT
 _DIRTY_HINT = "repair it with 'qemu-img check -r all' while nothing uses it"
 
@@ -106,18 +107,35 @@ class Header(NamedTuple):
 
 
 class References(NamedTuple):
-    """What a header names beside the disk itself, as stored: a reader needs none of it, an importer all."""
+    """What a header names beside the disk itself, as stored: a reader needs none of it, an importer all.
+
+    ``l1_entries`` are all of the L1 table, those behind the end of the disk too. ``refcount_bits`` is 1 to 64.
+    """
 
     backing_file_offset: int
+    l1_entries: int
     refcount_table_offset: int
     refcount_table_clusters: int
+    refcount_bits: int
     snapshots: int
+    has_bitmaps: bool
 
 
 def parse_references(data: bytes) -> References:
     """The references of a header that :func:`parse_header` accepted."""
-    _, _, backing_offset, *_, refcount_offset, refcount_clusters, snapshots, _ = _V2.unpack_from(data)
-    return References(backing_offset, refcount_offset, refcount_clusters, snapshots)
+    _, version, backing, *_, l1_entries, _, refcounts, refcount_clusters, snapshots, _ = _V2.unpack_from(data)
+    autoclear, refcount_order = 0, 4
+    if version == 3:
+        _, _, autoclear, refcount_order, _ = _V3.unpack_from(data, V2_HEADER_SIZE)
+    return References(
+        backing_file_offset=backing,
+        l1_entries=l1_entries,
+        refcount_table_offset=refcounts,
+        refcount_table_clusters=refcount_clusters,
+        refcount_bits=1 << refcount_order,
+        snapshots=snapshots,
+        has_bitmaps=bool(autoclear & _BITMAPS_BIT),
+    )
 
 
 def header_area(head: bytes) -> int:

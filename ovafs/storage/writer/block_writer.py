@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.storage.writer.gather import BLOCK, Gather
 
@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 _BATCH = 4 << 20  # bytes that are looked at together; also bounds how many views one pwritev gets
 _ZEROS = bytes(BLOCK)
+
+
+class Place(NamedTuple):
+    """Guest bytes that have a place in the file."""
+
+    guest_offset: int
+    file_offset: int
+    length: int
 
 
 class BlockWriter(ABC):
@@ -39,8 +47,8 @@ class BlockWriter(ABC):
         """Where in the file the byte at ``guest_offset`` lies; its block gets a place if it has none."""
 
     @abstractmethod
-    def _placed(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
-        """Offset and length of the parts of the file in which guest bytes ``[start, stop)`` have a place."""
+    def _placed(self, start: int, stop: int) -> Iterable[Place]:
+        """The parts of the file in which guest bytes ``[start, stop)`` have a place, ascending in the guest."""
 
     @abstractmethod
     def _complete(self) -> None:
@@ -75,6 +83,17 @@ class BlockWriter(ABC):
         with self._turn:
             self._store(self._gather.drain())
 
+    def read_at(self, guest_offset: int, length: int) -> bytes:
+        """What was written at ``guest_offset``. Raises WriteFailed, ValueError outside of the disk."""
+        self._check_range(guest_offset, length)
+        data = bytearray(length)
+        with self._turn:
+            self._store(self._gather.drain())
+            for guest, offset, count in self._placed(guest_offset, guest_offset + length):
+                start = guest - guest_offset
+                data[start : start + count] = self._file.read(count, offset)
+        return bytes(data)
+
     def finish(self) -> None:
         """Complete the file, put it on stable storage and close it; idempotent. Raises NoSpace, WriteFailed."""
         with self._turn:
@@ -94,10 +113,13 @@ class BlockWriter(ABC):
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _check(self, guest_offset: int, length: int) -> None:
-        if not 0 <= guest_offset <= guest_offset + length <= self.virtual_size:
-            raise ValueError(f"{length} bytes at {guest_offset} are not inside a disk of {self.virtual_size} bytes")
+        self._check_range(guest_offset, length)
         if self._finished:
             raise ValueError(f"{self.path} is finished")
+
+    def _check_range(self, guest_offset: int, length: int) -> None:
+        if not 0 <= guest_offset <= guest_offset + length <= self.virtual_size:
+            raise ValueError(f"{length} bytes at {guest_offset} are not inside a disk of {self.virtual_size} bytes")
 
     def _store(self, pieces: list[Piece]) -> None:
         for offset, view in _blocks(pieces):
@@ -108,7 +130,7 @@ class BlockWriter(ABC):
         self._file.flush()
 
     def _clear(self, start: int, stop: int) -> None:
-        for offset, length in self._placed(start, stop):
+        for _, offset, length in self._placed(start, stop):
             self._file.clear(offset, length)
 
 

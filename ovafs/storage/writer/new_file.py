@@ -99,9 +99,11 @@ class NewFile:
         self.flush()
 
     def read(self, length: int, offset: int) -> bytes:
-        """What was written at ``offset``; raises WriteFailed if it is not there any more."""
+        """What was written at ``offset``, also after :meth:`finish`; raises WriteFailed if it is not there any more."""
         self.flush()
         with self._attempt("cannot be read back"):
+            if self._fd < 0:
+                self._fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             data = os.pread(self._fd, length, offset)
             if len(data) != length:
                 raise OSError(errno.EIO, f"{len(data)} of {length} bytes at offset {offset}")

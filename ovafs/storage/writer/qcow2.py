@@ -39,7 +39,7 @@ from ovafs.formats.qcow2.encode import (
     l1_entries,
     solve_refcounts,
 )
-from ovafs.storage.writer.block_writer import BlockWriter
+from ovafs.storage.writer.block_writer import BlockWriter, Place
 from ovafs.storage.writer.guest_map import GuestMap
 from ovafs.storage.writer.new_file import NewFile
 from ovafs.units import SECTOR
@@ -79,11 +79,11 @@ class Qcow2Writer(BlockWriter):
     def _place(self, guest_offset: int) -> int:
         return self._map.place(guest_offset >> CLUSTER_BITS) + guest_offset % CLUSTER
 
-    def _placed(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    def _placed(self, start: int, stop: int) -> Iterator[Place]:
         for cluster, host in self._map.placed(start >> CLUSTER_BITS, ceil_shift(stop, CLUSTER_BITS)):
             guest = cluster << CLUSTER_BITS
             first = max(start, guest)
-            yield host + first - guest, min(stop, guest + CLUSTER) - first
+            yield Place(first, host + first - guest, min(stop, guest + CLUSTER) - first)
 
     def _complete(self) -> None:
         self._map.write()

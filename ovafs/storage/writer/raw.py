@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ovafs.errors import OvafsError
-from ovafs.storage.writer.block_writer import BlockWriter
+from ovafs.storage.writer.block_writer import BlockWriter, Place
 from ovafs.storage.writer.gather import BLOCK
 from ovafs.storage.writer.new_file import NewFile
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 class RawWriter(BlockWriter):
     """A new sparse file of ``virtual_size`` bytes at ``path``, which nothing may have as its name yet.
 
-    Also for an image file that is stored byte for byte as it came: then ``virtual_size`` is the length of that file.
     Aligned blocks of 64 KiB of zeros are holes. Raises NoSpace, WriteFailed.
     """
 
@@ -34,9 +33,9 @@ class RawWriter(BlockWriter):
         self._end = max(self._end, (guest_offset | BLOCK - 1) + 1)
         return guest_offset
 
-    def _placed(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
+    def _placed(self, start: int, stop: int) -> Iterable[Place]:
         stop = min(stop, self._end)
-        return [(start, stop - start)] if start < stop else []
+        return [Place(start, start, stop - start)] if start < stop else []
 
     def _complete(self) -> None:
         """The file has had its length since it was made."""

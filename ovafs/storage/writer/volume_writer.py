@@ -43,6 +43,13 @@ class VolumeWriter(Protocol):
         """Hand everything to the storage: what has no room there is reported now, not at a later write."""
         ...
 
+    def read_at(self, guest_offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes that were written at ``guest_offset``, also after :meth:`finish`.
+
+        Raises WriteFailed when they cannot be read, or when the volume was discarded; ValueError as write_at.
+        """
+        ...
+
     def finish(self) -> None:
         """Complete the file, put it on stable storage and close it; idempotent. From then on it is a valid image."""
         ...

@@ -17,9 +17,10 @@ from ovafs.errors import InvalidPackage, UnsupportedFeature
 from ovafs.formats.detect import matching_formats
 from ovafs.formats.vmdk.header import MAGIC as VMDK_MAGIC
 from ovafs.formats.vmdk.header import parse_header
-from ovafs.streams.decode.decoder import Decoder
+from ovafs.streams.decode.decoder import Decoder, Write
 from ovafs.streams.decode.gunzip import GunzipStage
 from ovafs.streams.decode.qcow2 import Qcow2Decoder
+from ovafs.streams.decode.qcow2_judge import Qcow2Judge
 from ovafs.streams.decode.raw import RawDecoder
 from ovafs.streams.decode.vmdk_sparse import VmdkSparseDecoder
 from ovafs.streams.decode.vmdk_stream import VmdkStreamDecoder
@@ -35,17 +36,19 @@ HEAD_SIZE = KIB
 """Bytes from which :func:`choose_decoder` can tell; fewer if the file has fewer."""
 
 
-def choose_decoder(head: bytes, hint: str | None, member: str, size: int | None = None) -> Decoder:
+def choose_decoder(
+    head: bytes, hint: str | None, member: str, size: int | None = None, *, keep_qcow2: bool = False
+) -> Decoder:
     """The decoder for a disk file that begins with ``head`` (HEAD_SIZE bytes, not compressed).
 
-    ``hint`` is the format that the OVF names ("raw", "qcow2", "vmdk", …) or None. Raises InvalidPackage,
-    UnsupportedFeature (a known format that is not decoded, by name).
+    ``hint`` is the format that the OVF names ("raw", "qcow2", "vmdk", …) or None; ``keep_qcow2`` says that qcow2 is
+    to be judged only. Raises InvalidPackage, UnsupportedFeature (a known format that is not decoded, by name).
     """
     formats = matching_formats(head)
     if len(formats) > 1:
         raise InvalidPackage(f"is {' and '.join(formats)} at once", member=member)
     if formats == ("qcow2",):
-        return Qcow2Decoder(member, size)
+        return Qcow2Judge(member, size) if keep_qcow2 else Qcow2Decoder(member, size)
     if formats == ("vmdk",):
         return _vmdk_decoder(head, member, size)
     if formats:
@@ -68,6 +71,9 @@ class DiskFileDecoder(Decoder):
 
     ``virtual_size`` is known as soon as the decoder that was chosen knows it. The offsets of Keep are those of the
     inflated file, which may be up to ``inflated_limit`` bytes long.
+
+    With ``keep_qcow2`` a qcow2 file is judged and not decoded: ``is_kept`` becomes true, Write has all bytes of the
+    inflated file at their own offsets, and Keep has those that judging needs at the end, once more.
     """
 
     def __init__(
@@ -77,17 +83,25 @@ class DiskFileDecoder(Decoder):
         hint: str | None = None,
         *,
         inflated_limit: int = MAX_VIRTUAL_SIZE,
+        keep_qcow2: bool = False,
     ) -> None:
         super().__init__(member, size)
+        self.is_kept = False
+        """Whether Write has the bytes of the image file, not those of the disk in it."""
+        self.is_verbatim = False
+        """Whether Write has the bytes of the member, at their own offsets; false too as long as that is not known."""
         self._hint = hint
         self._inflated_limit = inflated_limit
+        self._keep_qcow2 = keep_qcow2
+        self._image_end = 0  # what was passed on of the inflated file
 
     def _decode(self) -> Generator[Event | None, None, None]:
         head = yield from self._take_up_to(HEAD_SIZE)
         if matching_formats(bytes(head)) == ("gzip",):
             yield from self._decode_gzip(head)
             return
-        decoder = choose_decoder(bytes(head), self._hint, self._member, self._size)
+        decoder = self._choose(bytes(head), self._size)
+        self.is_verbatim = self.is_kept or isinstance(decoder, RawDecoder)
         yield from self._pass_on(decoder, head)
         while (yield from self._more()):
             yield from self._pass_on(decoder, self._cut(len(self._chunk)))
@@ -105,21 +119,29 @@ class DiskFileDecoder(Decoder):
                     begin += plain
                     if len(begin) < HEAD_SIZE:
                         continue
-                    decoder = choose_decoder(begin, self._hint, self._member)
+                    decoder = self._choose(begin, None)
                     plain = memoryview(begin)
                 yield from self._pass_on(decoder, plain)
             data = self._cut(len(self._chunk)) if (yield from self._more()) else memoryview(b"")
         stage.finish()
         if decoder is None:
-            decoder = choose_decoder(begin, self._hint, self._member)
+            decoder = self._choose(begin, None)
             yield from self._pass_on(decoder, memoryview(begin))
         yield from self._end(decoder)
+
+    def _choose(self, head: bytes, size: int | None) -> Decoder:
+        decoder = choose_decoder(head, self._hint, self._member, size, keep_qcow2=self._keep_qcow2)
+        self.is_kept = isinstance(decoder, Qcow2Judge)
+        return decoder
 
     def _pass_on(self, decoder: Decoder, data: memoryview) -> Generator[Event, None, None]:
         for event in decoder.receive_data(data):
             self.virtual_size = decoder.virtual_size
             yield event
         self.virtual_size = decoder.virtual_size
+        if self.is_kept and data:
+            yield Write(self._image_end, data)
+            self._image_end += len(data)
 
     def _end(self, decoder: Decoder) -> Generator[Event, None, None]:
         yield from decoder.finish(self._read_kept)

@@ -137,6 +137,7 @@ class MappedDecoder(Decoder):
                 yield from self._take_data(claim)
             else:
                 data = yield from self._take(claim.length, claim.use.name.lower())
+                yield from self._pass_metadata(claim.start, data)
                 self._take_table(claim, data)
 
     def _take_data(self, claim: Claim) -> Generator[Event | None, None, None]:
@@ -156,6 +157,10 @@ class MappedDecoder(Decoder):
         cluster, used = self._inflate(data)
         yield from self._write(claim.guest, memoryview(cluster))
         yield from self._unclaimed(claim.start + used, data[used:])
+
+    def _pass_metadata(self, offset: int, data: memoryview) -> Iterator[Event]:  # noqa: ARG002  # for subclasses
+        """What the caller shall know of metadata that passes: nothing."""
+        return iter(())
 
     def _take_table(self, claim: Claim, data: memoryview) -> None:
         self._claim(self._parse(claim, data))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ovafs.streams.decode.decoder import Event, Write
     from ovafs.transfer.ingest.landing import Landing
     from ovafs.transfer.ingest.spool import Spool, SpoolRoom
+    from ovafs.transfer.ingest.target import TargetFormat
 
 
 class IncomingDisk:
@@ -27,11 +28,14 @@ class IncomingDisk:
     Blocking. All that is kept in a spool counts in ``room``; ``close`` gives up what is not finished.
     """
 
-    def __init__(self, disk: PackageDisk, file: PackageFile, landing: Landing, room: SpoolRoom) -> None:
+    def __init__(
+        self, disk: PackageDisk, file: PackageFile, landing: Landing, target: TargetFormat, room: SpoolRoom
+    ) -> None:
         self.warnings: list[str] = []
         self._disk = disk
         self._file = file
         self._landing = landing
+        self._target = target
         self._writer: VolumeWriter | None = None
         self._room = room
         self._spool: Spool | None = None
@@ -59,8 +63,13 @@ class IncomingDisk:
             self.warnings.append(f"{name}: the descriptor says {self._file.size} bytes, the archive {size}")
         if self._decoder is None:
             known = size if self._chunks is None else self._file.size
-            limit = self._inflated_limit()
-            self._decoder = DiskFileDecoder(self._file.href, known, _hint(self._disk.format), inflated_limit=limit)
+            self._decoder = DiskFileDecoder(
+                self._file.href,
+                known,
+                _hint(self._disk.format),
+                inflated_limit=self._inflated_limit(),
+                keep_qcow2=self._target.keeps_qcow2,
+            )
         elif self._chunks is None:
             raise InvalidPackage("comes twice", member=name)
 
@@ -83,7 +92,7 @@ class IncomingDisk:
             raise InvalidPackage("the package does not have this file", member=self._file.href)
         if self._chunks is not None:
             self._chunks.finish()
-        self._carry_out(self._decoder.finish(nothing_kept if self._spool is None else self._spool.read))
+        self._carry_out(self._decoder.finish(self._read_kept))
         self._compare_sizes()
         self._volume().finish()
         self._is_finished = True
@@ -103,7 +112,22 @@ class IncomingDisk:
             else:
                 self._write(event)
 
+    @property
+    def _is_image(self) -> bool:
+        """Whether what is written is the disk file itself."""
+        return self._decoder is not None and self._decoder.is_kept
+
+    def _read_kept(self, disk_offset: int, length: int) -> bytes:
+        """What the decoder asks for at the end; of an image that is kept, from the volume."""
+        if self._is_image and not self._landing.is_dry:
+            volume = self._volume()
+            inside = max(0, min(length, volume.virtual_size - disk_offset))
+            return volume.read_at(disk_offset, inside).ljust(length, b"\0") if inside else bytes(length)
+        return nothing_kept(disk_offset, length) if self._spool is None else self._spool.read(disk_offset, length)
+
     def _keep(self, event: Keep) -> None:
+        if self._is_image and not self._landing.is_dry:
+            return  # it is in the volume
         hint = "copy the disk with 'qemu-img convert' and pack it again"
         self._room.take(len(event.data), self._file.href, hint)
         self._kept += len(event.data)
@@ -114,12 +138,15 @@ class IncomingDisk:
     def _write(self, event: Write) -> None:
         volume = self._volume()
         end = event.guest_offset + len(event.data)
-        if end > volume.virtual_size:  # only of a raw disk in gzip, whose size nobody knows before
+        # Only of a raw disk in gzip, whose size nobody knows before; an image that is kept grows.
+        if end > volume.virtual_size and not self._is_image:
             raise self._too_large(end)
         volume.write_at(event.guest_offset, event.data)
 
     def _volume(self) -> VolumeWriter:
         """The volume; made when it is first needed, because the size stands in the disk file, not in the descriptor."""
+        if self._writer is None and self._is_image:
+            self._writer = self._landing.new_image()
         if self._writer is None:
             size = self._decoder.virtual_size if self._decoder else None
             if size is None:  # a raw disk in gzip: only its end would tell
@@ -128,7 +155,7 @@ class IncomingDisk:
                 raise InvalidPackage(
                     "neither the file nor the descriptor says how large the disk is", member=self._file.href
                 )
-            self._writer = self._landing.new_volume(align_up(size, SECTOR))
+            self._writer = self._landing.new_volume(align_up(size, SECTOR), self._target.converted)
         return self._writer
 
     def _inflated_limit(self) -> int:
@@ -147,7 +174,7 @@ class IncomingDisk:
             raise InvalidPackage(reason, member=self._file.href)
         if size is None or self._disk.capacity in {None, size}:
             return
-        if size > self._volume().virtual_size:
+        if not self._is_image and size > self._volume().virtual_size:
             raise self._too_large(size)
         self.warnings.append(f"{self._file.href}: the descriptor says {self._disk.capacity} bytes, the disk has {size}")
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ovafs.errors import NoSpace, SourceError
 from ovafs.model import DiskFormat, Volume
+from ovafs.storage.writer.image import ImageWriter
 from ovafs.storage.writer.new_file import write_error
 from ovafs.storage.writer.new_volume import NewVolume, sweep, sync_directory
 from ovafs.storage.writer.qcow2 import Qcow2Writer
@@ -42,8 +43,15 @@ _WRITERS: dict[DiskFormat, Callable[[str, int], VolumeWriter]] = {
 class Landing(Protocol):
     """What takes disks in."""
 
-    def new_volume(self, virtual_size: int) -> VolumeWriter:
+    is_dry: bool
+    """Whether nothing that is written can be read again."""
+
+    def new_volume(self, virtual_size: int, disk_format: DiskFormat) -> VolumeWriter:
         """A writer for a disk of so many guest bytes, a multiple of 512."""
+        ...
+
+    def new_image(self) -> VolumeWriter:
+        """A writer for a qcow2 file that stays as it is."""
         ...
 
     def new_spool(self) -> Spool:
@@ -52,12 +60,13 @@ class Landing(Protocol):
 
 
 class PoolLanding:
-    """Lands in a pool's own volumes, all of one format; :meth:`close` takes away what was not committed."""
+    """Lands in a pool's own volumes; :meth:`close` takes away what was not committed."""
 
-    def __init__(self, pool: Pool, disk_format: DiskFormat) -> None:
+    is_dry = False
+
+    def __init__(self, pool: Pool) -> None:
         """Remove what interrupted imports left, too. Raises SourceError, NoSpace, WriteFailed."""
         self._pool = pool
-        self._format = disk_format
         self._directory = pool.volumes_path
         self._volumes: dict[str, NewVolume] = {}  # by the path of the unfinished file
         self._may_be_registered = False
@@ -82,19 +91,26 @@ class PoolLanding:
                 "make room there, or import into another pool",
             )
 
-    def new_volume(self, virtual_size: int) -> VolumeWriter:
+    def new_volume(self, virtual_size: int, disk_format: DiskFormat) -> VolumeWriter:
         """A writer for a new volume, which is noted in the catalog."""
-        volume = NewVolume.name(self._directory, self._format)
+        return _WRITERS[disk_format](self._note(disk_format), virtual_size)
+
+    def new_image(self) -> VolumeWriter:
+        """A writer for a new volume, whose image file comes as it is; noted in the catalog."""
+        return ImageWriter(self._note(DiskFormat.QCOW2))
+
+    def _note(self, disk_format: DiskFormat) -> str:
+        volume = NewVolume.name(self._directory, disk_format)
         self._volumes[volume.part_path] = volume
         self._pool.note_volume(volume.uuid)
-        return _WRITERS[self._format](volume.part_path, virtual_size)
+        return volume.part_path
 
     def new_spool(self) -> Spool:
         """A spool in the pool's file system."""
         return Spool(self._directory)
 
     def volume_of(self, writer: VolumeWriter) -> Volume:
-        """The volume that a writer of :meth:`new_volume` writes, as a machine's definition names it."""
+        """The volume that one of these writers writes, as a machine's definition names it."""
         return definition(self._volumes[writer.path])
 
     def commit(self, machines: Sequence[Machine]) -> None:
@@ -159,9 +175,15 @@ def _flock(descriptor: int, operation: int) -> bool:
 class DryLanding:
     """Takes everything and keeps nothing: for a look at whether a package would import."""
 
-    def new_volume(self, virtual_size: int) -> VolumeWriter:
+    is_dry = True
+
+    def new_volume(self, virtual_size: int, disk_format: DiskFormat) -> VolumeWriter:  # noqa: ARG002  # of Landing
         """A writer that forgets."""
         return _Nothing(virtual_size)
+
+    def new_image(self) -> VolumeWriter:
+        """A writer that forgets."""
+        return _Nothing(0)
 
     def new_spool(self) -> Spool:
         """A spool among the temporary files."""
@@ -185,6 +207,10 @@ class _Nothing:
 
     def flush(self) -> None:
         """Nothing to hand over."""
+
+    def read_at(self, guest_offset: int, length: int) -> bytes:
+        """Nothing is left."""
+        raise RuntimeError(f"{length} bytes at {guest_offset} were not kept")
 
     def finish(self) -> None:
         """Nothing to complete."""

@@ -11,7 +11,8 @@ import msgspec
 from ovafs.formats.ovf.read_model import ControllerKind
 from ovafs.inventory.define import NicChoice, define_machine, new_mac
 from ovafs.inventory.rules import check_machine
-from ovafs.model import CpuTopology, Disk, DiskFormat, DiskInterface, Machine, MachineKind, Nic, NicModel, Volume
+from ovafs.model import CpuTopology, Disk, DiskInterface, Machine, MachineKind, Nic, NicModel, Volume
+from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import GIB
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ _INTERFACES = {
 class ImportChoices(msgspec.Struct, frozen=True, kw_only=True):
     """What the user wants; None and empty: as the package says.
 
-    ``format`` is that of the new volumes; ``spool_limit`` is in bytes.
+    ``format`` is what becomes of the disks; ``spool_limit`` is in bytes.
     """
 
     name: str | None = None
     memory: int | None = None
     kind: MachineKind | None = None
     networks: Mapping[str, str] = msgspec.field(default_factory=dict)
-    format: DiskFormat = DiskFormat.QCOW2
+    format: TargetFormat = TargetFormat.QCOW2
     spool_limit: int = GIB
 
 

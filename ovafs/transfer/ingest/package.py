@@ -53,8 +53,8 @@ class PackageImport:
         self._pool = pool
         self._default_name = default_name
         self._choices = choices
-        self._landing = PoolLanding(pool, choices.format)
-        self._ingest = Ingest(self._landing, choices.spool_limit, self._accept)
+        self._landing = PoolLanding(pool)
+        self._ingest = Ingest(self._landing, choices.format, choices.spool_limit, self._accept)
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """The next bytes of the package."""
@@ -92,7 +92,7 @@ def check_package(pool: Pool, pieces: Iterable[memoryview], default_name: str, c
     def accept(descriptor: Descriptor) -> None:
         _try_machines(pool, descriptor, choices, default_name)
 
-    with contextlib.closing(Ingest(DryLanding(), choices.spool_limit, accept)) as ingest:
+    with contextlib.closing(Ingest(DryLanding(), choices.format, choices.spool_limit, accept)) as ingest:
         contents = _take_in(ingest, pieces)
     machines, warnings = _try_machines(pool, contents.descriptor, choices, default_name)
     return Imported(machines, contents.warnings + warnings)
@@ -107,7 +107,7 @@ def _take_in(ingest: Ingest, pieces: Iterable[memoryview]) -> Contents:
 def _try_machines(pool: Pool, descriptor: Descriptor, choices: ImportChoices, default_name: str) -> Imported:
     """The machines as they would be, to refuse what cannot be before any disk has come."""
     disks = [slot.disk for system in descriptor.systems for slot in system.disks]
-    volumes = {disk: definition(NewVolume.name(pool.volumes_path, choices.format)) for disk in disks}
+    volumes = {disk: definition(NewVolume.name(pool.volumes_path, choices.format.converted)) for disk in disks}
     return _make_machines(descriptor, volumes, choices, _taken(pool), default_name)
 
 

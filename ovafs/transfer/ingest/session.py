@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ovafs.storage.writer.volume_writer import VolumeWriter
     from ovafs.transfer.ingest.landing import Landing
     from ovafs.transfer.ingest.spool import Spool
+    from ovafs.transfer.ingest.target import TargetFormat
 
 _MAX_TEXT = 8 << 20
 _PIECE = 1 << 20
@@ -54,12 +55,15 @@ class Contents(NamedTuple):
 class Ingest:
     """Takes one package apart; see the module."""
 
-    def __init__(self, landing: Landing, spool_limit: int, accept: Callable[[Descriptor], object]) -> None:
+    def __init__(
+        self, landing: Landing, target: TargetFormat, spool_limit: int, accept: Callable[[Descriptor], object]
+    ) -> None:
         """``spool_limit`` is how many bytes may wait for something that comes behind them.
 
         ``accept`` is called with the descriptor before any disk is written, and raises what speaks against it.
         """
         self._landing = landing
+        self._target = target
         self._accept = accept
         self._tar = TarReader()
         self._digests = MemberDigests()
@@ -228,7 +232,7 @@ class Ingest:
         self._accept(descriptor)
         for disk in attached:
             if disk.file is not None:
-                self._disks[disk] = IncomingDisk(disk, disk.file, self._landing, self._room)
+                self._disks[disk] = IncomingDisk(disk, disk.file, self._landing, self._target, self._room)
         self._take_waiting(descriptor)
 
     def _take_manifest(self, data: bytes, member: str) -> None:
@@ -253,7 +257,8 @@ class Ingest:
     def _make_empty_disks(self, descriptor: Descriptor) -> None:
         for disk in (slot.disk for system in descriptor.systems for slot in system.disks):
             if disk.file is None and disk.capacity is not None and disk not in self._empty_disks:
-                self._empty_disks[disk] = writer = self._landing.new_volume(align_up(disk.capacity, SECTOR))
+                size = align_up(disk.capacity, SECTOR)
+                self._empty_disks[disk] = writer = self._landing.new_volume(size, self._target.converted)
                 writer.finish()
 
 

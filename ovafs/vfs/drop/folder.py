@@ -80,7 +80,7 @@ class DropFolder:
         self.root = DropDirectory(DROP_INODE, DROP_NAME, None, status)
         self._entries: dict[int, DropEntry] = {DROP_INODE: self.root}
         self.reporter = Reporter(self.root, self._place, self._unplace, keep)
-        PoolLanding(pool, choices.format).close()
+        PoolLanding(pool).close()
         for receipt in pool.receipts():
             number, name, size, mtime_ns, mode, uid, gid = receipt
             kept = Status(mode, uid, gid, mtime_ns)

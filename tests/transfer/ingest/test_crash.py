@@ -107,7 +107,7 @@ def test_killed_with_a_spool(pool: ImportPool, tmp_path: Path) -> None:
     assert pool.files == []
     killed_at(pool.path, package, "ovafs.transfer.ingest.spool", "NewFile", "+", 1)
     assert len(pool.files) == 1  # in the moment in which it has a name
-    PoolLanding(pool.pool, ImportChoices().format).close()
+    PoolLanding(pool.pool).close()
     pool.assert_whole()
 
 

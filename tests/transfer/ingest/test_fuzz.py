@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ovafs.errors import OvafsError
 from ovafs.transfer.ingest.landing import DryLanding
 from ovafs.transfer.ingest.session import Ingest
+from ovafs.transfer.ingest.target import TargetFormat
 from tests.support.decoding import every, mutations, pieces, random_cuts
 from tests.support.images import COPIED, hand_made
 from tests.support.packages import QCOW2, STREAM, DiskText, archive, descriptor, manifest
@@ -50,7 +51,7 @@ SOURCES = _sources()
 
 def outcome(data: bytes, cuts: Iterable[int] = ()) -> str:
     """What comes of a package, in a word; anything but contents and OvafsError fails the test."""
-    ingest = Ingest(DryLanding(), SPOOL_LIMIT, lambda _: None)
+    ingest = Ingest(DryLanding(), TargetFormat.QCOW2, SPOOL_LIMIT, lambda _: None)
     try:
         for piece in pieces(data, cuts):
             ingest.receive_data(memoryview(piece))
