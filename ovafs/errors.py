@@ -97,6 +97,10 @@ class InvalidDefinition(OvafsError):
     """A machine's definition cannot be: a value out of range, a duplicate, text that XML cannot carry."""
 
 
+class InvalidChoices(InvalidDefinition):
+    """What a user chose about an import cannot be, or does not fit the package."""
+
+
 class NameTaken(OvafsError):
     """A machine of this name exists already."""
 

@@ -1,4 +1,4 @@
-"""``--disk`` and ``--nic``: a value, then ``key=value`` parts. A comma within a value is written ``,,``, as in qemu."""
+"""``--disk``, ``--nic`` and more: a value, then ``key=value`` parts. A comma within a value is ``,,``, as in qemu."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from ovafs.errors import InvalidDefinition
 from ovafs.inventory.define import NicChoice
 from ovafs.inventory.rules import parse_mac
 from ovafs.model import DiskFormat, DiskInterface, NicModel
+from ovafs.transfer.ingest.choices import DiskChoices
+from ovafs.transfer.ingest.target import TargetFormat
 
 E = TypeVar("E", bound=enum.StrEnum)
 
@@ -33,6 +35,25 @@ def parse_disk(text: str) -> DiskArgument:
         _choice(DiskFormat, "format", parts["format"]) if "format" in parts else None,
         _choice(DiskInterface, "interface", parts.get("interface", DiskInterface.VIRTIO)),
     )
+
+
+def parse_disk_choices(text: str) -> tuple[str, DiskChoices]:
+    """DISK[,format=…][,interface=…] of a package. Raises click.BadParameter."""
+    name, parts = _split(text, ("format", "interface"))
+    if not name or not parts:
+        raise click.BadParameter(f"{text!r} does not name a disk and say its format=… or interface=…")
+    return name, DiskChoices(
+        format=_choice(TargetFormat, "format", parts["format"]) if "format" in parts else None,
+        interface=_choice(DiskInterface, "interface", parts["interface"]) if "interface" in parts else None,
+    )
+
+
+def parse_network_pair(text: str) -> tuple[str, str]:
+    """OLD=NEW. Raises click.BadParameter."""
+    old, equals, new = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not of the form OLD=NEW")
+    return old, new
 
 
 def parse_nic(text: str) -> NicChoice:

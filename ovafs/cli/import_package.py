@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import click
 
+from ovafs.cli.disk_option import parse_disk_choices, parse_network_pair
+from ovafs.cli.machine_options import parse_bytes, topology
 from ovafs.cli.output import machine_document, print_json, warn
 from ovafs.cli.progress import progress_bar
 from ovafs.errors import ImageUnavailable, SourceError
 from ovafs.inventory.pool import Pool
-from ovafs.model import MachineKind
-from ovafs.transfer.ingest.machines import ImportChoices
-from ovafs.transfer.ingest.package import check_package, import_package
+from ovafs.model import Firmware, MachineKind
+from ovafs.transfer.ingest.choices import Clash, Identity, ImportChoices
+from ovafs.transfer.ingest.package import import_package
 from ovafs.transfer.ingest.target import TargetFormat
-from ovafs.units import MIB, parse_size
+from ovafs.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+    from ovafs.transfer.ingest.choices import DiskChoices
     from ovafs.transfer.ingest.package import Imported
 
 _PIECE = MIB
@@ -41,39 +44,43 @@ class _Arguments(NamedTuple):
     pool: str
     package: str
     name: str | None
-    disk_format: str
+    description: str | None
+    os_id: str | None
     memory: int | None
-    spool_limit: int
+    cpus: int | None
+    sockets: int | None
+    cores: int | None
+    threads: int | None
+    firmware: str | None
+    template: bool | None
+    disk_format: str
+    disks: tuple[tuple[str, DiskChoices], ...]
     networks: tuple[tuple[str, str], ...]
-    template: bool
+    network: str | None
+    mac: str
+    uuid: str
+    on_clash: str
+    spool_limit: int
     dry_run: bool
     quiet: bool
     as_json: bool
-
-
-def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
-    try:
-        return None if value is None else parse_size(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-def _network(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
-    pairs = []
-    for value in values:
-        old, equals, new = value.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{value!r} is not of the form OLD=NEW")
-        pairs.append((old, new))
-    return tuple(pairs)
 
 
 @click.command("import")
 @click.argument("pool", type=click.Path(file_okay=False))
 @click.argument("package", metavar="FILE.ova|-", type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--name", help="Name of the machine; default: as in the package.")
+@click.option("--description", metavar="TEXT", help="Instead of the package's.")
+@click.option("--os", "os_id", metavar="ID", help="Operating system, as in libosinfo: debian12, win2k22.")
+@click.option("--memory", metavar="SIZE", type=parse_bytes, help="Memory of the machine, such as 4GiB.")
+@click.option("--cpus", type=int, metavar="N", help="N cores in one socket.")
+@click.option("--sockets", type=int, metavar="N", help="Instead of --cpus.")
+@click.option("--cores", type=int, metavar="N", help="For each socket.")
+@click.option("--threads", type=int, metavar="N", help="For each core.")
+@click.option("--firmware", type=click.Choice([one.value for one in Firmware]), help="Instead of the package's.")
+@click.option(
+    "--template/--vm", "template", default=None, help="Register a template, or a VM, whatever the package says."
+)
 @click.option(
     "--format",
     "disk_format",
@@ -82,24 +89,52 @@ def _network(
     show_default=True,
     help="Format of the new volumes; keep: qcow2 disks stay byte for byte as they came, others become qcow2.",
 )
-@click.option("--memory", metavar="SIZE", callback=_size, help="Memory of the machine, such as 4GiB.")
 @click.option(
-    "--spool-limit",
-    metavar="SIZE",
-    callback=_size,
-    default="1GiB",
-    show_default=True,
-    help="How much may wait in a spool file for a descriptor that comes behind it.",
+    "--disk",
+    "disks",
+    metavar="DISK[,format=qcow2|raw|keep][,interface=virtio|virtio-scsi|sata|ide]",
+    multiple=True,
+    type=parse_disk_choices,
+    help="For one disk: its file in the package, its alias, or its number from 1 on; repeat for more.",
 )
 @click.option(
     "--map-network",
     "networks",
     metavar="OLD=NEW",
     multiple=True,
-    callback=_network,
-    help="Connect to NEW what was on OLD.",
+    type=parse_network_pair,
+    help="Connect to NEW what was on OLD; repeat for more.",
 )
-@click.option("--template", is_flag=True, help="Register a template, whatever the package says.")
+@click.option("--network", metavar="NAME", help="Connect to NAME what no --map-network names.")
+@click.option(
+    "--mac",
+    type=click.Choice([one.value for one in Identity]),
+    default=Identity.KEEP.value,
+    show_default=True,
+    help="Keep the MAC addresses that are free, or make new ones.",
+)
+@click.option(
+    "--uuid",
+    type=click.Choice([one.value for one in Identity]),
+    default=Identity.KEEP.value,
+    show_default=True,
+    help="Keep the UUID of the machine if it is free, or make a new one.",
+)
+@click.option(
+    "--on-clash",
+    type=click.Choice([one.value for one in Clash]),
+    default=Clash.SUFFIX.value,
+    show_default=True,
+    help="If the name is taken: import as NAME-2, or refuse.",
+)
+@click.option(
+    "--spool-limit",
+    metavar="SIZE",
+    type=parse_bytes,
+    default="1GiB",
+    show_default=True,
+    help="How much may wait in a spool file for a descriptor that comes behind it.",
+)
 @click.option("--dry-run", is_flag=True, help="Verify everything, store nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -110,6 +145,9 @@ def import_command(**arguments: object) -> None:
     staged. Packages of oVirt, VMware, VirtualBox and others are read; their disks may be raw, qcow2 or VMDK, also in
     gzip or in chunks. Digests of a manifest are checked in the same pass. The machines appear together and complete
     when everything is verified and on stable storage, or not at all.
+
+    Without options the machine is what the package says; an option holds for every machine of the package. In DISK a
+    comma is written ",,". --dry-run reads the whole package, too, and fails where the import would.
 
     What cannot be kept as it was (a name that is taken, a device that the pool does not know) is said on stderr.
 
@@ -132,20 +170,38 @@ def import_command(**arguments: object) -> None:
 
 
 def _run(pool: Pool, wanted: _Arguments) -> Imported:
-    choices = ImportChoices(
-        name=wanted.name,
-        memory=wanted.memory,
-        kind=MachineKind.TEMPLATE if wanted.template else None,
-        networks=dict(wanted.networks),
-        format=TargetFormat(wanted.disk_format),
-        spool_limit=wanted.spool_limit,
-    )
+    choices = _choices(wanted)
     default_name = "imported" if wanted.package == "-" else Path(wanted.package).stem
     with _opened(wanted.package) as descriptor, _Signals() as signals:
         size = os.fstat(descriptor).st_size
         with progress_bar(os.path.basename(wanted.package), size, quiet=wanted.quiet) as show:
-            work = check_package if wanted.dry_run else import_package
-            return work(pool, _pieces(descriptor, wanted.package, signals, show), default_name, choices)
+            pieces = _pieces(descriptor, wanted.package, signals, show)
+            return import_package(pool, pieces, default_name, choices, dry=wanted.dry_run)
+
+
+def _choices(wanted: _Arguments) -> ImportChoices:
+    for option, pairs in (("--disk", wanted.disks), ("--map-network", wanted.networks)):
+        names = [name for name, _ in pairs]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise click.UsageError(f"{option} {twice} is given twice")
+    kind = None if wanted.template is None else MachineKind.TEMPLATE if wanted.template else MachineKind.VM
+    return ImportChoices(
+        name=wanted.name,
+        description=wanted.description,
+        os=wanted.os_id,
+        memory=wanted.memory,
+        cpu=topology(wanted.cpus, wanted.sockets, wanted.cores, wanted.threads),
+        firmware=None if wanted.firmware is None else Firmware(wanted.firmware),
+        kind=kind,
+        network=wanted.network,
+        networks=dict(wanted.networks),
+        mac=Identity(wanted.mac),
+        uuid=Identity(wanted.uuid),
+        on_clash=Clash(wanted.on_clash),
+        format=TargetFormat(wanted.disk_format),
+        disks=dict(wanted.disks),
+        spool_limit=wanted.spool_limit,
+    )
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from ovafs.fuse.options import MountOptions, parse_options
 from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import open_inventory
 from ovafs.storage.map_cache import MapCache
-from ovafs.transfer.ingest.machines import ImportChoices
+from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.packager import Packager
 from ovafs.vfs.drop.entries import Status
 from ovafs.vfs.drop.folder import DropFolder

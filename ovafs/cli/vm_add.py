@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ovafs.cli.disk_option import DiskArgument, parse_disk, parse_nic
+from ovafs.cli.machine_options import parse_bytes, topology
 from ovafs.cli.output import machine_document, print_json, warn
 from ovafs.cli.vm import json_option
 from ovafs.inventory.define import DiskChoice, NicChoice, define_machine, image_path
@@ -15,17 +16,9 @@ from ovafs.inventory.pool import Pool
 from ovafs.model import CpuTopology, Firmware, Machine, MachineKind
 from ovafs.storage.backing import choose_format
 from ovafs.storage.chain import open_chain
-from ovafs.units import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-def _parse_memory(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.command()
@@ -40,7 +33,7 @@ def _parse_memory(text: str) -> int:
     help="A disk on an existing image, its format given or detected; repeat for more. The first one boots.",
 )
 @click.option(
-    "--memory", type=_parse_memory, default="1GiB", show_default=True, metavar="SIZE", help="A multiple of 1 MiB."
+    "--memory", type=parse_bytes, default="1GiB", show_default=True, metavar="SIZE", help="A multiple of 1 MiB."
 )
 @click.option("--cpus", type=int, metavar="N", help="N cores in one socket. [default: 1]")
 @click.option("--sockets", type=int, metavar="N", help="Instead of --cpus.")
@@ -85,7 +78,7 @@ def add(
 
     With --json: the object that "ovafs vm show --json" prints.
     """
-    cpu = _topology(cpus, sockets, cores, threads)
+    cpu = topology(cpus, sockets, cores, threads) or CpuTopology()
     with contextlib.closing(Pool(pool)) as opened:
         machine = define_machine(
             name,
@@ -102,16 +95,6 @@ def add(
         shared = [(disk.volume.path, users) for disk in machine.disks if (users := opened.users_of(disk.volume.path))]
         opened.add(machine)
     _report(machine, shared, as_json=as_json)
-
-
-def _topology(cpus: int | None, sockets: int | None, cores: int | None, threads: int | None) -> CpuTopology:
-    if cpus is not None:
-        if (sockets, cores, threads) != (None, None, None):
-            raise click.UsageError("give either --cpus or --sockets, --cores and --threads")
-        # One socket, because some guests use no more sockets than their licence has.
-        return CpuTopology(cores=cpus)
-    given = {"sockets": sockets, "cores": cores, "threads": threads}
-    return CpuTopology(**{key: number for key, number in given.items() if number is not None})
 
 
 def _check_image(disk: DiskArgument) -> DiskChoice:

@@ -20,6 +20,7 @@ ERRNOS: dict[type[errors.OvafsError], int] = {
     errors.WriteFailed: errno.EIO,
     errors.MachineNotFound: errno.ENOENT,
     errors.InvalidDefinition: errno.EIO,
+    errors.InvalidChoices: errno.EINVAL,
     errors.InvalidPackage: errno.EINVAL,
     errors.IncompletePackage: errno.EINVAL,
     errors.NameRefused: errno.EPERM,

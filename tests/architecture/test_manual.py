@@ -38,20 +38,24 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
         yield from commands(child, (*path, name))
 
 
+def spellings(command: click.Command) -> list[str]:
+    return [option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)]
+
+
 def test_commands_and_their_options() -> None:
     text = rendered(REPOSITORY / "mount_helpers" / "ovafs.1")
     missing = []
     for words, command in commands(cli):
         if f"ovafs {words} " not in text:
             missing.append(words)
-        options = {option for parameter in command.params for option in parameter.opts if option.startswith("-")}
+        options = {option for option in spellings(command) if option.startswith("-")}
         missing += [f"{words} {one}" for one in options if not re.search(rf"(?<![\w-]){re.escape(one)}(?![\w-])", text)]
     assert missing == []
 
 
 def test_no_option_that_does_not_exist() -> None:
     text = rendered(REPOSITORY / "mount_helpers" / "ovafs.1")
-    known = {option for _, command in commands(cli) for parameter in command.params for option in parameter.opts}
+    known = {option for _, command in commands(cli) for option in spellings(command)}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
     assert named - known - OF_THE_COMMAND_LINE == set()
 

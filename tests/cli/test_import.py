@@ -99,13 +99,64 @@ def test_options(pool: ImportPool, package: Path) -> None:
     result = ovafs("import", "--json", *options, "--map-network", "x=y", pool.path, package)
     document = json.loads(result.stdout)
     assert document.keys() == {"machines", "warnings"}
-    assert document["warnings"] == []
+    assert document["warnings"] == ["no adapter is on the network 'x' that is mapped; the package has: 'lan'"]
     assert document["machines"] == [json.loads(ovafs("vm", "show", "--json", "--template", pool.path, "new ü").stdout)]
     machine = document["machines"][0]
     assert (machine["name"], machine["kind"], machine["memory"]) == ("new ü", "template", 2 << 30)
     assert machine["nics"][0]["network"] == "wan"
     assert {disk["volume"]["format"] for disk in machine["disks"]} == {"raw"}
     pool.assert_whole(1)
+
+
+def test_every_choice(pool: ImportPool, package: Path) -> None:
+    ovafs("import", pool.path, package)
+    options = ["--description", "a\nb", "--os", "debian12", "--sockets", "2", "--cores", "3", "--threads", "2"]
+    options += ["--firmware", "uefi", "--vm", "--network", "other", "--mac", "new", "--uuid", "new"]
+    options += ["--name", "second", "--disk", "b.raw,format=raw,interface=virtio", "--disk", "1,interface=ide"]
+    document = json.loads(ovafs("import", "--json", *options, pool.path, package).stdout)
+    assert document["warnings"] == []
+    (machine,) = document["machines"]
+    assert (machine["description"], machine["os"], machine["firmware"]) == ("a\nb", "debian12", "uefi")
+    assert machine["cpu"] == {"sockets": 2, "cores": 3, "threads": 2}
+    assert (machine["kind"], machine["nics"][0]["network"]) == ("vm", "other")
+    assert machine["uuid"] != UUID
+    assert machine["nics"][0]["mac"] != MAC
+    disks = [(disk["interface"], disk["volume"]["format"]) for disk in machine["disks"]]
+    assert disks == [("ide", "qcow2"), ("virtio", "raw")]
+    raw = machine["disks"][1]["volume"]["path"]
+    with open(raw, "rb") as file:
+        assert file.read() == small_package()["b.raw"]
+    pool.assert_whole(2)
+
+
+def test_a_clash_is_refused_before_a_disk_is_read(pool: ImportPool, package: Path) -> None:
+    ovafs("import", pool.path, package)
+    package.write_bytes(package.read_bytes()[:5000])  # the descriptor alone: nothing behind it is needed
+    for more in ((), ("--dry-run",)):
+        result = ovafs("import", "--on-clash", "refuse", *more, pool.path, package, status=1)
+        assert result.stderr == (
+            "ovafs: error: the name 'web' is taken by another vm;"
+            " choose another name, remove the other machine, or let clashes get a suffix\n"
+        )
+    pool.assert_whole(1)
+
+
+def test_a_dry_run_makes_the_same_machines_from_a_pipe(pool: ImportPool, package: Path) -> None:
+    command = [sys.executable, "-m", "ovafs", "import", "--dry-run", "--json", "--disk", "2,interface=ide"]
+    with package.open("rb") as data, subprocess.Popen(["cat"], stdin=data, stdout=subprocess.PIPE) as cat:
+        done = subprocess.run(
+            [*command, str(pool.path), "-"], env=ENVIRONMENT, stdin=cat.stdout, capture_output=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+    would = json.loads(done.stdout)
+    pool.assert_whole()
+    done_now = json.loads(ovafs("import", "--json", "--disk", "2,interface=ide", pool.path, package).stdout)
+    for document in (would, done_now):
+        (machine,) = document["machines"]
+        for disk in machine["disks"]:
+            del disk["uuid"], disk["volume"]["uuid"], disk["volume"]["path"]
+        del machine["created"], machine["modified"], machine["nics"][0]["uuid"]
+    assert would == done_now
 
 
 def test_dry_run(pool: ImportPool, package: Path) -> None:
@@ -149,6 +200,15 @@ def test_messages(pool: ImportPool, package: Path, tmp_path: Path) -> None:
         (("--memory", "1000", package), "memory of 1000 bytes cannot be; give a multiple of 1 MiB"),
         (("--name", "", package), "the name is empty"),
         (("--spool-limit", "0", package), "the archive is cut off"),
+        (("--cpus", "0", package), "1 sockets, 0 cores, 1 threads cannot be; each must be at least 1"),
+        (
+            ("--disk", "c.raw,format=raw", package),
+            "there is no disk 'c.raw' in the package; its disks are: 1: a.raw (disk0); 2: b.raw (disk1)",
+        ),
+        (
+            ("--disk", "a.raw,format=raw", "--disk", "1,format=raw", package),
+            "'a.raw' and '1' are the same disk; choose for it once",
+        ),
     ):
         result = ovafs("import", *arguments[:-1], pool.path, arguments[-1], status=1)
         assert result.stderr.startswith("ovafs: error: ")
@@ -165,6 +225,12 @@ def test_wrong_usage(pool: ImportPool, package: Path) -> None:
         (("--format", "vmdk"), "'vmdk' is not one of 'qcow2', 'raw', 'keep'"),
         (("--memory", "much"), "'much' is not a size"),
         (("--map-network", "lan"), "'lan' is not of the form OLD=NEW"),
+        (("--map-network", "lan=a", "--map-network", "lan=b"), "--map-network lan is given twice"),
+        (("--disk", "a.raw"), "'a.raw' does not name a disk and say its format=… or interface=…"),
+        (("--disk", "a.raw,format=vmdk"), "format=vmdk is not one of qcow2, raw, keep"),
+        (("--disk", "a.raw,format=raw", "--disk", "a.raw,format=raw"), "--disk a.raw is given twice"),
+        (("--cpus", "2", "--cores", "2"), "give either --cpus or --sockets, --cores and --threads"),
+        (("--on-clash", "x"), "'x' is not one of 'suffix', 'refuse'"),
     ):
         result = ovafs("import", *arguments, pool.path, package, status=2)
         assert expected in result.stderr

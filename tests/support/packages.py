@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ovafs.inventory.pool import Pool, create_pool
-from ovafs.transfer.ingest.machines import ImportChoices
+from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.package import import_package
 from ovafs.transfer.ingest.target import TargetFormat
 from tests.support.attack_tars import END, member

@@ -46,6 +46,10 @@ class Landing(Protocol):
     is_dry: bool
     """Whether nothing that is written can be read again."""
 
+    def check_space(self, needed: int) -> None:
+        """Raise NoSpace if so many bytes clearly have no room."""
+        ...
+
     def new_volume(self, virtual_size: int, disk_format: DiskFormat) -> VolumeWriter:
         """A writer for a disk of so many guest bytes, a multiple of 512."""
         ...
@@ -56,6 +60,18 @@ class Landing(Protocol):
 
     def new_spool(self) -> Spool:
         """Room for parts of a disk file that cannot be placed yet."""
+        ...
+
+    def volume_of(self, writer: VolumeWriter) -> Volume:
+        """The volume that a writer of :meth:`new_volume` writes, as a machine's definition names it."""
+        ...
+
+    def commit(self, machines: Sequence[Machine]) -> None:
+        """All writers have finished: the machines are there, with their disks."""
+        ...
+
+    def close(self) -> None:
+        """Take away what was not committed; idempotent."""
         ...
 
 
@@ -173,30 +189,53 @@ def _flock(descriptor: int, operation: int) -> bool:
 
 
 class DryLanding:
-    """Takes everything and keeps nothing: for a look at whether a package would import."""
+    """Takes everything and keeps nothing: for a look at whether a package would import.
+
+    How much room the pool has is not looked at: it says nothing about the package.
+    """
 
     is_dry = True
 
-    def new_volume(self, virtual_size: int, disk_format: DiskFormat) -> VolumeWriter:  # noqa: ARG002  # of Landing
+    def __init__(self, directory: str) -> None:
+        """``directory`` is where the volumes would be; it need not be there."""
+        self._directory = directory
+
+    def check_space(self, needed: int) -> None:
+        """Nothing is needed."""
+
+    def new_volume(self, virtual_size: int, disk_format: DiskFormat) -> VolumeWriter:
         """A writer that forgets."""
-        return _Nothing(virtual_size)
+        return _Nothing(NewVolume.name(self._directory, disk_format), virtual_size)
 
     def new_image(self) -> VolumeWriter:
         """A writer that forgets."""
-        return _Nothing(0)
+        return _Nothing(NewVolume.name(self._directory, DiskFormat.QCOW2), 0)
 
     def new_spool(self) -> Spool:
         """A spool among the temporary files."""
         return Spool(tempfile.gettempdir())
 
+    def volume_of(self, writer: VolumeWriter) -> Volume:
+        """A volume as it would be."""
+        if not isinstance(writer, _Nothing):
+            raise TypeError("the writer is of another landing")
+        return definition(writer.volume)
+
+    def commit(self, machines: Sequence[Machine]) -> None:
+        """Nothing is registered."""
+
+    def close(self) -> None:
+        """Nothing is there."""
+
 
 class _Nothing:
     """A volume writer that forgets."""
 
-    path = ""
     allocated = 0
 
-    def __init__(self, virtual_size: int) -> None:
+    def __init__(self, volume: NewVolume, virtual_size: int) -> None:
+        self.volume = volume
+        self.path = volume.part_path
         self.virtual_size = virtual_size
 
     def write_at(self, guest_offset: int, data: memoryview) -> None:

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ovafs.errors import NameTaken
 from ovafs.formats.ovf.read_model import ControllerKind
-from ovafs.inventory.define import NicChoice, define_machine, new_mac
+from ovafs.inventory.define import new_mac
 from ovafs.inventory.rules import check_machine
 from ovafs.model import CpuTopology, Disk, DiskInterface, Machine, MachineKind, Nic, NicModel, Volume
-from ovafs.transfer.ingest.target import TargetFormat
+from ovafs.transfer.ingest.choices import Clash, Identity
 from ovafs.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ovafs.formats.ovf.read_model import DiskSlot, NetworkAdapter, PackageDisk, System
+    from ovafs.transfer.ingest.choices import DiskChoices, ImportChoices
 
 _INTERFACES = {
     ControllerKind.IDE: DiskInterface.IDE,
@@ -26,29 +28,6 @@ _INTERFACES = {
     ControllerKind.VIRTIO: DiskInterface.VIRTIO,
     ControllerKind.VIRTIO_SCSI: DiskInterface.VIRTIO_SCSI,
 }
-
-
-class ImportChoices(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user wants; None and empty: as the package says.
-
-    ``format`` is what becomes of the disks; ``spool_limit`` is in bytes.
-    """
-
-    name: str | None = None
-    memory: int | None = None
-    kind: MachineKind | None = None
-    networks: Mapping[str, str] = msgspec.field(default_factory=dict)
-    format: TargetFormat = TargetFormat.QCOW2
-    spool_limit: int = GIB
-
-
-def check_choices(choices: ImportChoices) -> None:
-    """Raise InvalidDefinition for what no machine can have, whatever is in the package."""
-    define_machine(
-        "any" if choices.name is None else choices.name,
-        memory=GIB if choices.memory is None else choices.memory,
-        nics=[NicChoice(network) for network in choices.networks.values()],
-    )
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,42 +38,62 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     macs: set[str]
 
 
-def make_machine(
-    system: System, volumes: Mapping[PackageDisk, Volume], choices: ImportChoices, taken: Taken, default_name: str
-) -> tuple[Machine, list[str]]:
-    """The machine for ``system``, whose disks have these ``volumes``; and warnings.
+class Landed(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the disks of a package are, and what was chosen for single ones."""
 
-    What it takes is added to ``taken``. Raises InvalidDefinition when what the package says cannot be.
+    volumes: Mapping[PackageDisk, Volume]
+    chosen: Mapping[PackageDisk, DiskChoices]
+
+
+def make_machine(
+    system: System, landed: Landed, choices: ImportChoices, taken: Taken, default_name: str | None
+) -> tuple[Machine, list[str]]:
+    """The machine for ``system``; and warnings.
+
+    ``default_name`` is for a system without a name; None: it is not known yet, and any will do. What the machine
+    takes is added to ``taken``. Raises InvalidDefinition when what the package says cannot be, NameTaken when a clash
+    shall be refused.
     """
     warnings = list(system.warnings)
     kind = choices.kind or system.kind
-    wanted = choices.name or system.name or default_name
-    name = _free_name(wanted, kind, taken)
-    if name != wanted:
-        warnings.append(f"the name is taken; the machine is called {name!r}")
+    name = _name(choices.name or system.name or default_name, kind, choices.on_clash, taken, warnings)
     memory = system.memory if choices.memory is None else choices.memory
     if memory is None:
         warnings.append("the package does not say how much memory; the machine has 1 GiB")
+    description = system.description if choices.description is None else choices.description
     now = int(time.time())
     machine = Machine(
-        uuid=_free_uuid(system.uuid, taken, warnings),
+        uuid=_uuid(system.uuid, choices.uuid, taken, warnings),
         name=name,
         kind=kind,
-        description=system.description.replace("\r\n", "\n").replace("\r", "\n"),
+        description=description.replace("\r\n", "\n").replace("\r", "\n"),
         memory=memory or GIB,
-        cpu=system.cpu or CpuTopology(),
-        firmware=system.firmware,
-        os=system.os,
+        cpu=choices.cpu or system.cpu or CpuTopology(),
+        firmware=choices.firmware or system.firmware,
+        os=choices.os or system.os,
         created=now if system.created is None else max(0, min(system.created, now)),
         modified=now,
-        disks=_disks(system.disks, name, volumes, warnings),
-        nics=_nics(system.nics, choices.networks, taken, warnings),
+        disks=_disks(system.disks, name, landed, warnings),
+        nics=_nics(system.nics, choices, taken, warnings),
     )
     warnings += _left_out(system)
     check_machine(machine)
     taken.uuids.add(machine.uuid)
     taken.names.add((kind, name))
     return machine, warnings
+
+
+def _name(wanted: str | None, kind: MachineKind, on_clash: Clash, taken: Taken, warnings: list[str]) -> str:
+    """``wanted`` or, if it is taken, one that is free; "imported" while nobody knows which one is wanted."""
+    if wanted is None:
+        return _free_name("imported", kind, taken)
+    name = _free_name(wanted, kind, taken)
+    if name != wanted:
+        if on_clash is Clash.REFUSE:
+            hint = "choose another name, remove the other machine, or let clashes get a suffix"
+            raise NameTaken(f"the name {wanted!r} is taken by another {kind}", hint)
+        warnings.append(f"the name is taken; the machine is called {name!r}")
+    return name
 
 
 def _free_name(name: str, kind: MachineKind, taken: Taken) -> str:
@@ -104,42 +103,42 @@ def _free_name(name: str, kind: MachineKind, taken: Taken) -> str:
     return candidate
 
 
-def _free_uuid(wanted: str, taken: Taken, warnings: list[str]) -> str:
-    if wanted and wanted not in taken.uuids:
-        return wanted
-    if wanted:
+def _uuid(wanted: str, identity: Identity, taken: Taken, warnings: list[str]) -> str:
+    if wanted and identity is Identity.KEEP:
+        if wanted not in taken.uuids:
+            return wanted
         warnings.append(f"the UUID {wanted} is taken; the machine has a new one")
     return str(uuid.uuid4())
 
 
-def _disks(
-    slots: Sequence[DiskSlot], name: str, volumes: Mapping[PackageDisk, Volume], warnings: list[str]
-) -> tuple[Disk, ...]:
+def _disks(slots: Sequence[DiskSlot], name: str, landed: Landed, warnings: list[str]) -> tuple[Disk, ...]:
     boot = next((number for number, slot in enumerate(slots) if slot.boot), 0)
     disks = []
     for number, slot in enumerate(slots):
         alias = slot.alias or f"{name[:240]}_Disk{number + 1}"
-        interface = _INTERFACES.get(slot.controller) if slot.controller else None
+        chosen = landed.chosen.get(slot.disk)
+        interface = (chosen and chosen.interface) or (_INTERFACES.get(slot.controller) if slot.controller else None)
         if interface is None:
             interface = DiskInterface.SATA  # the one that most guests boot from without new drivers
             warnings.append(f"disk {alias!r}: controller {slot.model or slot.controller or 'unknown'} becomes SATA")
         if slot.disk.file is None:
             warnings.append(f"disk {alias!r}: has no file in the package; it is empty")
-        volume = volumes[slot.disk]
+        volume = landed.volumes[slot.disk]
         disks.append(Disk(uuid=str(uuid.uuid4()), alias=alias, volume=volume, interface=interface, boot=number == boot))
     return tuple(disks)
 
 
 def _nics(
-    adapters: Sequence[NetworkAdapter], networks: Mapping[str, str], taken: Taken, warnings: list[str]
+    adapters: Sequence[NetworkAdapter], choices: ImportChoices, taken: Taken, warnings: list[str]
 ) -> tuple[Nic, ...]:
     nics = []
     for number, adapter in enumerate(adapters, 1):
         name = adapter.name or f"nic{number}"
         if adapter.model is None:
             warnings.append(f"adapter {name!r}: model {adapter.model_text or 'unknown'} becomes e1000")
-        mac = _free_mac(adapter.mac, f"adapter {name!r}", taken, warnings)
-        network = networks.get(adapter.network, adapter.network)
+        wanted = adapter.mac if choices.mac is Identity.KEEP else ""
+        mac = _free_mac(wanted, f"adapter {name!r}", taken, warnings)
+        network = choices.network_for(adapter.network)
         nics.append(
             Nic(uuid=str(uuid.uuid4()), name=name, network=network, mac=mac, model=adapter.model or NicModel.E1000)
         )

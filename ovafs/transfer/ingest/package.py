@@ -1,4 +1,4 @@
-"""A whole import, from the first byte of a package to registered machines."""
+"""A whole import, from the first byte of a package to registered machines; or a look at whether it would succeed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import contextlib
 import copy
 from typing import TYPE_CHECKING, NamedTuple
 
-from ovafs.errors import InvalidDefinition, InvalidPackage, NameTaken
+from ovafs.errors import InvalidDefinition, NameTaken
 from ovafs.storage.writer.new_volume import NewVolume
+from ovafs.transfer.ingest.choices import (
+    ImportChoices,
+    check_against,
+    check_choices,
+    choices_of_disks,
+    disk_label,
+    formats_of_disks,
+)
 from ovafs.transfer.ingest.landing import DryLanding, PoolLanding, definition
-from ovafs.transfer.ingest.machines import ImportChoices, Taken, check_choices, make_machine
+from ovafs.transfer.ingest.machines import Landed, Taken, make_machine
 from ovafs.transfer.ingest.session import Ingest
 
 if TYPE_CHECKING:
@@ -19,7 +27,8 @@ if TYPE_CHECKING:
     from ovafs.formats.ovf.read_model import Descriptor, PackageDisk
     from ovafs.inventory.pool import Pool
     from ovafs.model import Machine, Volume
-    from ovafs.transfer.ingest.session import Contents
+    from ovafs.transfer.ingest.landing import Landing
+    from ovafs.transfer.ingest.target import TargetFormat
 
 
 class Imported(NamedTuple):
@@ -29,13 +38,16 @@ class Imported(NamedTuple):
     warnings: list[str]
 
 
-def import_package(pool: Pool, pieces: Iterable[memoryview], default_name: str, choices: ImportChoices) -> Imported:
+def import_package(
+    pool: Pool, pieces: Iterable[memoryview], default_name: str, choices: ImportChoices, *, dry: bool = False
+) -> Imported:
     """Import the package that ``pieces`` are, one behind the other, into ``pool``: all of it, or nothing.
 
-    ``default_name`` is for a machine that has no name. Blocks. Raises InvalidPackage, UnsupportedFeature,
-    InvalidDefinition, NoSpace, WriteFailed, SourceError; and what ``pieces`` raises.
+    ``default_name`` is for a machine that has no name. ``dry``: verify everything, store and register nothing.
+    Blocks. Raises InvalidPackage, UnsupportedFeature, InvalidDefinition, NameTaken, NoSpace, WriteFailed,
+    SourceError; and what ``pieces`` raises.
     """
-    with contextlib.closing(PackageImport(pool, default_name, choices)) as running:
+    with contextlib.closing(PackageImport(pool, default_name, choices, dry=dry)) as running:
         for piece in pieces:
             running.receive_data(piece)
         return running.commit(default_name)
@@ -47,14 +59,15 @@ class PackageImport:
     Raises as :func:`import_package`; after an error, but one of :meth:`shortfall`, it can only be closed.
     """
 
-    def __init__(self, pool: Pool, default_name: str, choices: ImportChoices) -> None:
-        """``default_name`` is what a machine without a name would be called by now; what it is, ``commit`` says."""
+    def __init__(self, pool: Pool, default_name: str | None, choices: ImportChoices, *, dry: bool = False) -> None:
+        """``default_name`` is what a machine without a name is going to be called, if that is known by now."""
         check_choices(choices)
         self._pool = pool
         self._default_name = default_name
         self._choices = choices
-        self._landing = PoolLanding(pool)
-        self._ingest = Ingest(self._landing, choices.format, choices.spool_limit, self._accept)
+        self._formats: Mapping[PackageDisk, TargetFormat] = {}
+        self._landing: Landing = DryLanding(pool.volumes_path) if dry else PoolLanding(pool)
+        self._ingest = Ingest(self._landing, choices.spool_limit, self._accept)
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """The next bytes of the package."""
@@ -64,13 +77,18 @@ class PackageImport:
         """What is missing if the package ended here; None if it can be committed. Changes nothing."""
         return self._ingest.shortfall()
 
-    def commit(self, default_name: str) -> Imported:
-        """The package has ended: verify it, and register its machines; durable when this returns."""
+    def commit(self, default_name: str, choices: ImportChoices | None = None) -> Imported:
+        """The package has ended: verify it, and register its machines; durable when this returns.
+
+        ``choices`` are to be used instead of the first ones; for formats it is too late, and that becomes a warning.
+        """
         contents = self._ingest.finish()
+        if choices is not None:
+            check_choices(choices)
+            contents.warnings.extend(self._too_late(contents.descriptor, choices))
+            self._choices = choices
         volumes = {disk: self._landing.volume_of(writer) for disk, writer in contents.disks.items()}
-        machines, warnings = _register(
-            self._pool, self._landing, contents.descriptor, volumes, self._choices, default_name
-        )
+        machines, warnings = self._register(contents.descriptor, volumes, default_name)
         return Imported(machines, contents.warnings + warnings)
 
     def close(self) -> None:
@@ -80,56 +98,35 @@ class PackageImport:
         finally:
             self._landing.close()
 
-    def _accept(self, descriptor: Descriptor) -> None:
-        _try_machines(self._pool, descriptor, self._choices, self._default_name)
+    def _accept(self, descriptor: Descriptor) -> Mapping[PackageDisk, TargetFormat]:
+        """Make the machines as they would be, to refuse what cannot be before any disk has come."""
+        self._formats = formats_of_disks(descriptor, self._choices)
+        directory = self._pool.volumes_path
+        volumes = {disk: definition(NewVolume.name(directory, form.converted)) for disk, form in self._formats.items()}
+        _make_machines(descriptor, volumes, self._choices, _taken(self._pool), self._default_name)
         self._landing.check_space(_least_size(descriptor))
+        return self._formats
 
+    def _too_late(self, descriptor: Descriptor, choices: ImportChoices) -> list[str]:
+        wanted = formats_of_disks(descriptor, choices)
+        return [
+            f"{disk_label(disk)}: the format {wanted[disk]} was chosen too late; it was taken in as {form}"
+            for disk, form in self._formats.items()
+            if wanted[disk] != form
+        ]
 
-def check_package(pool: Pool, pieces: Iterable[memoryview], default_name: str, choices: ImportChoices) -> Imported:
-    """Do everything that :func:`import_package` does, but store and register nothing."""
-    check_choices(choices)
-
-    def accept(descriptor: Descriptor) -> None:
-        _try_machines(pool, descriptor, choices, default_name)
-
-    with contextlib.closing(Ingest(DryLanding(), choices.format, choices.spool_limit, accept)) as ingest:
-        contents = _take_in(ingest, pieces)
-    machines, warnings = _try_machines(pool, contents.descriptor, choices, default_name)
-    return Imported(machines, contents.warnings + warnings)
-
-
-def _take_in(ingest: Ingest, pieces: Iterable[memoryview]) -> Contents:
-    for piece in pieces:
-        ingest.receive_data(piece)
-    return ingest.finish()
-
-
-def _try_machines(pool: Pool, descriptor: Descriptor, choices: ImportChoices, default_name: str) -> Imported:
-    """The machines as they would be, to refuse what cannot be before any disk has come."""
-    disks = [slot.disk for system in descriptor.systems for slot in system.disks]
-    volumes = {disk: definition(NewVolume.name(pool.volumes_path, choices.format.converted)) for disk in disks}
-    return _make_machines(descriptor, volumes, choices, _taken(pool), default_name)
-
-
-def _register(
-    pool: Pool,
-    landing: PoolLanding,
-    descriptor: Descriptor,
-    volumes: Mapping[PackageDisk, Volume],
-    choices: ImportChoices,
-    default_name: str,
-) -> Imported:
-    """Make and register the machines; once more if another process took one of their names in between."""
-    while True:
-        taken = _taken(pool)
-        imported = _make_machines(descriptor, volumes, choices, copy.deepcopy(taken), default_name)
-        try:
-            landing.commit(imported.machines)
-        except (NameTaken, InvalidDefinition):
-            if _taken(pool) == taken:
-                raise
-        else:
-            return imported
+    def _register(self, descriptor: Descriptor, volumes: Mapping[PackageDisk, Volume], default_name: str) -> Imported:
+        """Make and register the machines; once more if another process took one of their names in between."""
+        while True:
+            taken = _taken(self._pool)
+            imported = _make_machines(descriptor, volumes, self._choices, copy.deepcopy(taken), default_name)
+            try:
+                self._landing.commit(imported.machines)
+            except (NameTaken, InvalidDefinition):
+                if _taken(self._pool) == taken:
+                    raise
+            else:
+                return imported
 
 
 def _taken(pool: Pool) -> Taken:
@@ -141,16 +138,12 @@ def _make_machines(
     volumes: Mapping[PackageDisk, Volume],
     choices: ImportChoices,
     taken: Taken,
-    default_name: str,
+    default_name: str | None,
 ) -> Imported:
-    systems = descriptor.systems
-    if choices.name is not None and len(systems) > 1:
-        raise InvalidPackage(
-            f"the package has {len(systems)} machines; one name is not enough", hint="import it without --name"
-        )
-    machines, warnings = [], []
-    for system in systems:
-        machine, said = make_machine(system, volumes, choices, taken, default_name)
+    machines, warnings = [], check_against(descriptor, choices)
+    landed = Landed(volumes=volumes, chosen=choices_of_disks(descriptor, choices))
+    for system in descriptor.systems:
+        machine, said = make_machine(system, landed, choices, taken, default_name)
         machines.append(machine)
         warnings += said
     return Imported(machines, warnings)

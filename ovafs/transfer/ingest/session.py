@@ -31,7 +31,7 @@ from ovafs.transfer.ingest.spool import SpoolRoom
 from ovafs.units import SECTOR, align_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from ovafs.formats.ovf.read_model import Descriptor, PackageDisk
     from ovafs.formats.tar_events import Event
@@ -56,15 +56,16 @@ class Ingest:
     """Takes one package apart; see the module."""
 
     def __init__(
-        self, landing: Landing, target: TargetFormat, spool_limit: int, accept: Callable[[Descriptor], object]
+        self, landing: Landing, spool_limit: int, accept: Callable[[Descriptor], Mapping[PackageDisk, TargetFormat]]
     ) -> None:
         """``spool_limit`` is how many bytes may wait for something that comes behind them.
 
-        ``accept`` is called with the descriptor before any disk is written, and raises what speaks against it.
+        ``accept`` is called with the descriptor before any disk is written. It returns what becomes of each disk of a
+        machine, and raises what speaks against the package.
         """
         self._landing = landing
-        self._target = target
         self._accept = accept
+        self._formats: Mapping[PackageDisk, TargetFormat] = {}
         self._tar = TarReader()
         self._digests = MemberDigests()
         self._warnings: list[str] = []
@@ -229,10 +230,10 @@ class Ingest:
         self._digests.expects_manifest = b"xmlns:ovirt" not in data
         attached = [slot.disk for system in descriptor.systems for slot in system.disks]
         _check_disks(descriptor, attached, member)
-        self._accept(descriptor)
+        self._formats = self._accept(descriptor)
         for disk in attached:
             if disk.file is not None:
-                self._disks[disk] = IncomingDisk(disk, disk.file, self._landing, self._target, self._room)
+                self._disks[disk] = IncomingDisk(disk, disk.file, self._landing, self._formats[disk], self._room)
         self._take_waiting(descriptor)
 
     def _take_manifest(self, data: bytes, member: str) -> None:
@@ -257,8 +258,8 @@ class Ingest:
     def _make_empty_disks(self, descriptor: Descriptor) -> None:
         for disk in (slot.disk for system in descriptor.systems for slot in system.disks):
             if disk.file is None and disk.capacity is not None and disk not in self._empty_disks:
-                size = align_up(disk.capacity, SECTOR)
-                self._empty_disks[disk] = writer = self._landing.new_volume(size, self._target.converted)
+                writer = self._landing.new_volume(align_up(disk.capacity, SECTOR), self._formats[disk].converted)
+                self._empty_disks[disk] = writer
                 writer.finish()
 
 

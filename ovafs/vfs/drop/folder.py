@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ovafs.inventory.pool import Pool
-    from ovafs.transfer.ingest.machines import ImportChoices
+    from ovafs.transfer.ingest.choices import ImportChoices
 
 log = logging.getLogger(__name__)
 

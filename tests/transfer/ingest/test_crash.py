@@ -13,8 +13,8 @@ import pytest
 
 from ovafs.errors import InvalidPackage, SourceError
 from ovafs.inventory import database
+from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.landing import PoolLanding
-from ovafs.transfer.ingest.machines import ImportChoices
 from ovafs.transfer.ingest.package import import_package
 from tests.support.packages import DiskText, archive, content, descriptor, guest_bytes, import_pool, small_package
 from tests.support.processes import ENVIRONMENT, REPOSITORY
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 KILLED = """
 import importlib, os, signal, sys
 from ovafs.inventory.pool import Pool
-from ovafs.transfer.ingest.machines import ImportChoices
+from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.package import import_package
 
 pool, package, module, name, moment, number = sys.argv[1:]

@@ -23,6 +23,8 @@ from tests.support.vmdk import stream
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ovafs.formats.ovf.read_model import Descriptor, PackageDisk
+
 SPOOL_LIMIT = 1 << 20
 
 
@@ -49,9 +51,13 @@ def _sources() -> dict[str, bytes]:
 SOURCES = _sources()
 
 
+def _all_qcow2(descriptor: Descriptor) -> dict[PackageDisk, TargetFormat]:
+    return {slot.disk: TargetFormat.QCOW2 for system in descriptor.systems for slot in system.disks}
+
+
 def outcome(data: bytes, cuts: Iterable[int] = ()) -> str:
     """What comes of a package, in a word; anything but contents and OvafsError fails the test."""
-    ingest = Ingest(DryLanding(), TargetFormat.QCOW2, SPOOL_LIMIT, lambda _: None)
+    ingest = Ingest(DryLanding("/nowhere"), SPOOL_LIMIT, _all_qcow2)
     try:
         for piece in pieces(data, cuts):
             ingest.receive_data(memoryview(piece))

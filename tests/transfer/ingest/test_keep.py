@@ -14,8 +14,8 @@ import pytest
 
 from ovafs.errors import InvalidPackage, NoSpace, UnsupportedFeature
 from ovafs.storage.chain import open_chain
-from ovafs.transfer.ingest.machines import ImportChoices
-from ovafs.transfer.ingest.package import check_package
+from ovafs.transfer.ingest.choices import ImportChoices
+from ovafs.transfer.ingest.package import import_package
 from ovafs.transfer.ingest.target import TargetFormat
 from tests.streams.decode.test_qcow2_hostile import HOSTILE, LATE
 from tests.streams.decode.test_qcow2_judge import BROKEN
@@ -154,8 +154,9 @@ def test_what_is_refused_leaves_nothing(pool: ImportPool, *, packed: bool) -> No
             pool.take(package, format="keep")
         assert pool.files == [], name
         choices = ImportChoices(format=TargetFormat.KEEP)
+        cut = (memoryview(piece) for piece in pieces(package, every(100_003, len(package))))
         with pytest.raises((InvalidPackage, UnsupportedFeature)):
-            check_package(pool.pool, map(memoryview, pieces(package, every(100_003, len(package)))), "x", choices)
+            import_package(pool.pool, cut, "x", choices, dry=True)
     pool.assert_whole()
 
 
@@ -166,7 +167,8 @@ def test_a_dry_run_judges_all_of_it_and_stores_nothing(pool: ImportPool, tmp_pat
         package = archive({"web.ovf": descriptor(DiskText("disk", len(data), QCOW2)), "disk": file})
         choices = ImportChoices(format=TargetFormat.KEEP)
         cut = pieces(package, every(100_003, len(package)))
-        assert check_package(pool.pool, (memoryview(piece) for piece in cut), "x", choices).machines[0].name == "web"
+        pieced = (memoryview(piece) for piece in cut)
+        assert import_package(pool.pool, pieced, "x", choices, dry=True).machines[0].name == "web"
     pool.assert_whole()
 
 
@@ -194,7 +196,7 @@ def test_a_full_pool(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from ovafs.inventory.pool import Pool
-from ovafs.transfer.ingest.machines import ImportChoices
+from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.package import PackageImport
 from ovafs.transfer.ingest.target import TargetFormat
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 IMPORT = """
 import contextlib, os, sys
 from ovafs.inventory.pool import Pool
-from ovafs.transfer.ingest.machines import ImportChoices
+from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.package import import_package
 from tests.support.attack_tars import END, header, member
 from tests.support.packages import DiskText, descriptor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ovafs.errors import InvalidDefinition, InvalidPackage, OvafsError, UnsupportedFeature
+from ovafs.errors import InvalidChoices, InvalidDefinition, InvalidPackage, OvafsError, UnsupportedFeature
 from tests.formats.ovf import test_read_xml as xml
 from tests.streams.decode import test_disk_file as disk_files
 from tests.streams.decode import test_gunzip as gunzip
@@ -167,7 +167,7 @@ def test_definitions_that_cannot_be_are_refused_before_a_disk_is_written(pool: I
             pool.take(package, **choices)
         pool.assert_whole()
     two = archive({"web.ovf": _two_systems()}, end=False)
-    with pytest.raises(InvalidPackage, match="the package has 2 machines; one name is not enough"):
+    with pytest.raises(InvalidChoices, match="the package has 2 machines; one name is not enough"):
         pool.take(two, name="x")
     pool.assert_whole()
 

@@ -9,7 +9,7 @@ import pytest
 
 from ovafs.errors import InvalidPackage, NameRefused, NameTaken, NotEmpty, SourceError, StaleHandle, UploadBusy
 from ovafs.inventory import database
-from ovafs.transfer.ingest.machines import ImportChoices
+from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.vfs.drop import caretaker
 from ovafs.vfs.drop.caretaker import Caretaker
 from ovafs.vfs.drop.entries import DROP_INODE, DropFile, Report, Status

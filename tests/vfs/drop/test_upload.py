@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovafs.errors import IncompletePackage, InvalidPackage, NoSpace, OvafsError, StaleHandle, WrittenTwice
-from ovafs.transfer.ingest.machines import ImportChoices
+from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.package import Imported, PackageImport
 from ovafs.transfer.ingest.spool import Spool
 from ovafs.vfs.drop.upload import State, Upload
