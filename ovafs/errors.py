@@ -148,7 +148,7 @@ class UploadBusy(OvafsError):
 
 
 class NotReadable(OvafsError):
-    """The bytes of an upload, which are not kept: its disks went to their volumes."""
+    """Bytes of an upload or a receipt that nothing holds as they came: its disks were converted, or have changed."""
 
 
 class WrittenTwice(OvafsError):

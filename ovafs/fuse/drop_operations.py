@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyfuse3
 
-from ovafs.errors import NameRefused, NotReadable
+from ovafs.errors import NameRefused
 from ovafs.fuse.operations import LARGEST_READ, Operations, answered
 from ovafs.vfs.drop.caretaker import Caretaker
 from ovafs.vfs.drop.entries import DropDirectory, DropFile, Report, Status, is_drop_inode
@@ -233,9 +233,7 @@ class DropOperations(Operations):
         entry = self._open[fh]
         if isinstance(entry, Report):
             return entry.text[off : off + size]
-        if off >= entry.size:
-            return b""
-        raise NotReadable(f"{entry.name!r} was taken apart while it was written", "export the machine from vms/")
+        return await self._drop.read(self._file(fh), off, size)
 
     @answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

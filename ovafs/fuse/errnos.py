@@ -25,7 +25,9 @@ ERRNOS: dict[type[errors.OvafsError], int] = {
     errors.IncompletePackage: errno.EINVAL,
     errors.NameRefused: errno.EPERM,
     errors.UploadBusy: errno.EBUSY,
-    errors.NotReadable: errno.EOPNOTSUPP,  # not EIO: nothing is broken, and no disk needs to be checked
+    # Not EIO: nothing is broken, and no disk needs to be checked. Not EACCES or EPERM: no permission would help. Not
+    # ESTALE: the kernel and NFS clients would look the name up once more, and find the same file.
+    errors.NotReadable: errno.EOPNOTSUPP,
     errors.WrittenTwice: errno.EOPNOTSUPP,
     errors.NotEmpty: errno.ENOTEMPTY,
     errors.NameTaken: errno.EEXIST,

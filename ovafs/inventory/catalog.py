@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ovafs.inventory.inventory import Snapshot
     from ovafs.inventory.receipts import Receipt
-    from ovafs.model import Machine, MachineKind
+    from ovafs.model import Machine, MachineKind, Volume
 
 
 class Removed(NamedTuple):
@@ -156,10 +156,22 @@ class Catalog:
         with self._change() as connection:
             return receipts.new_number(connection)
 
-    def keep_receipt(self, receipt: Receipt) -> None:
-        """Keep a receipt, in the place of one with the same number or name."""
+    def keep_receipt(self, receipt: Receipt, archive: bytes | None = None) -> None:
+        """Keep a receipt, in the place of one with the same number or name.
+
+        ``archive`` is what its package can be read from; None leaves what there is.
+        """
         with self._change() as connection:
-            receipts.keep(connection, receipt)
+            receipts.keep(connection, receipt, archive)
+
+    def receipt_archive(self, number: int) -> bytes | None:
+        """What the package of a receipt can be read from; None if it cannot be."""
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            return receipts.archive(connection, number)
+
+    def volumes(self) -> dict[str, Volume]:
+        """The volumes that machines are on, by UUID; damaged machines have none."""
+        return {disk.volume.uuid: disk.volume for machine in self.snapshot().machines for disk in machine.disks}
 
     def forget_receipt(self, number: int) -> None:
         """Forget a receipt; whether there is one does not matter."""

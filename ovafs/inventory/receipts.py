@@ -32,9 +32,25 @@ def new_number(connection: sqlite3.Connection) -> int:
     return number
 
 
-def keep(connection: sqlite3.Connection, receipt: Receipt) -> None:
-    """Add the receipt, in the place of one with the same number or name."""
-    connection.execute("INSERT OR REPLACE INTO drop_entries VALUES (?, ?, ?, ?, ?, ?, ?)", receipt)
+def keep(connection: sqlite3.Connection, receipt: Receipt, archive: bytes | None) -> None:
+    """Add the receipt, in the place of one with the same number or name.
+
+    ``archive`` is what its package can be read from; None leaves what the catalog has of the same number.
+    """
+    connection.execute("DELETE FROM drop_entries WHERE name = ? AND number != ?", (receipt.name, receipt.number))
+    connection.execute(
+        "INSERT INTO drop_entries (number, name, size, mtime_ns, mode, uid, gid, archive)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET name = excluded.name,"
+        " size = excluded.size, mtime_ns = excluded.mtime_ns, mode = excluded.mode, uid = excluded.uid,"
+        " gid = excluded.gid, archive = coalesce(excluded.archive, archive)",
+        (*receipt, archive),
+    )
+
+
+def archive(connection: sqlite3.Connection, number: int) -> bytes | None:
+    """What the package of this receipt can be read from; None if it cannot be."""
+    row = connection.execute("SELECT archive FROM drop_entries WHERE number = ?", (number,)).fetchone()
+    return row[0] if row and isinstance(row[0], bytes) else None
 
 
 def forget(connection: sqlite3.Connection, number: int) -> None:

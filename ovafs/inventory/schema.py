@@ -8,7 +8,8 @@
     disks      a machine's disks in order, each with a volume of its own
     nics       a machine's network adapters in order; a MAC address is unique in the pool
     unfinished_volumes   volumes of imports that run, or that were interrupted: no machine is on them
-    drop_entries   receipts: what was uploaded to the drop directory and imported, and the numbers of its entries
+    drop_entries   receipts: what was uploaded to the drop directory and imported, and the numbers of its entries;
+                   what a package is read again from, as ``transfer.archive`` has it (NULL: it cannot be)
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ _VERSION_3: Step = (
     """,
 )
 
-STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4: Step = ("ALTER TABLE drop_entries ADD COLUMN archive BLOB",)
+
+STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """``STEPS[n]`` makes version n + 1 of version n. A released step is never edited."""
 
 

@@ -20,6 +20,14 @@ class FileIdentity(NamedTuple):
     mtime_ns: int
     ctime_ns: int
 
+    @property
+    def is_coarse(self) -> bool:
+        """Whether the file system seems to keep whole seconds (ext4 with inodes of 128 bytes) or less (FAT).
+
+        Told by a time without a fraction, which elsewhere is one time in a hundred million.
+        """
+        return not self.ctime_ns % 1_000_000_000
+
 
 class Volume(Protocol):
     """An open disk: the collapsed guest view of an image or a chain of images.

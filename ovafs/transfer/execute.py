@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ovafs.streams.segment import Literal, Segment, SourceRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ovafs.storage.volume import Volume
+
+class GuestBytes(Protocol):
+    """What an executor needs of a ``storage.volume.Volume``."""
+
+    async def read_into(self, guest_offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the bytes from ``guest_offset``: all of them, exact, or raise."""
+        ...
 
 
-async def execute(segments: Sequence[Segment], volumes: Sequence[Volume], buffer: memoryview) -> None:
+async def execute(segments: Sequence[Segment], volumes: Sequence[GuestBytes], buffer: memoryview) -> None:
     """Fill ``buffer`` with the bytes that ``segments`` stand for; ``SourceRange.disk`` indexes ``volumes``.
 
     The plan must be exactly as long as ``buffer``. What ``buffer`` held before is overwritten, zeros included.
-    Raises what ``Volume.read_into`` raises; then the content of ``buffer`` means nothing.
+    Raises what their ``read_into`` raises; then the content of ``buffer`` means nothing.
     """
     position = 0
     for segment in segments:

@@ -48,8 +48,7 @@ LAYOUT_VERSION = 1
 # (up to 10 ms with HZ=100 before kernel 6.13). Identities younger than this are not believed yet.
 TIMESTAMP_GRANULARITY_NS = 20_000_000
 
-# File systems that keep whole seconds (ext4 with inodes of 128 bytes) or every second one (FAT), told by a time
-# without a fraction, which elsewhere is one time in a hundred million.
+# The same where times are whole seconds, or every second one.
 COARSE_GRANULARITY_NS = 2_000_000_000
 
 Files = tuple[tuple[str, FileIdentity], ...]
@@ -221,7 +220,7 @@ def _too_young(chains: Iterable[Chain]) -> int:
     now = time.time_ns()
     wait = 0
     for _, identity in (stamp for chain in chains for stamp in chain.identities()):
-        granularity = TIMESTAMP_GRANULARITY_NS if identity.ctime_ns % 1_000_000_000 else COARSE_GRANULARITY_NS
+        granularity = COARSE_GRANULARITY_NS if identity.is_coarse else TIMESTAMP_GRANULARITY_NS
         if 0 <= now - identity.ctime_ns < granularity:
             wait = max(wait, granularity)
     return wait

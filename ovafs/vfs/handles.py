@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ovafs.errors import OvafsError, StaleHandle, VolumeChanged
+from ovafs.vfs.threads import close_later
 
 if TYPE_CHECKING:
     from ovafs.transfer.packager import OpenPackage, Packager
@@ -85,12 +86,9 @@ class Handles:
             raise
 
     def release(self, handle: int) -> None:
-        """Close a handle; the last one of a generation releases its files and locks.
-
-        They are closed in a thread, for which nobody waits: NFS may, and after an unmount there is nobody to answer.
-        """
+        """Close a handle; the last one of a generation releases its files and locks."""
         if package := self._drop(self._handles.pop(handle)):
-            trio.lowlevel.spawn_system_task(_close, package)
+            close_later(package)
 
     def close(self) -> None:
         """Release everything; the event loop has ended."""
@@ -129,13 +127,6 @@ class Handles:
             raise
         finally:
             opening.give_up_unless_done()
-
-
-async def _close(package: OpenPackage) -> None:
-    try:
-        await trio.to_thread.run_sync(package.close, abandon_on_cancel=True)
-    except Exception:  # nothing may leave a system task: that would end the program
-        log.exception("closing failed unexpectedly")
 
 
 class _Opening:

@@ -7,8 +7,9 @@ against the others, as they would with trio's own limit of 40 threads; requests 
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -17,6 +18,8 @@ from ovafs.storage.chain import ANSWER_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -76,6 +79,26 @@ class _Job(Generic[T]):
             return self._function()
         finally:
             self.is_running = False
+
+
+class Closable(Protocol):
+    """Something that holds files."""
+
+    def close(self) -> None:
+        """Release them."""
+        ...
+
+
+def close_later(held: Closable) -> None:
+    """Close in a thread, for which nobody waits: NFS may, and after an unmount there is nobody to answer."""
+    trio.lowlevel.spawn_system_task(_close, held)
+
+
+async def _close(held: Closable) -> None:
+    try:
+        await trio.to_thread.run_sync(held.close, abandon_on_cancel=True)
+    except Exception:  # nothing may leave a system task: that would end the program
+        log.exception("closing failed unexpectedly")
 
 
 def no_answer(name: str) -> ReadFailed:

@@ -235,14 +235,6 @@ def test_two_writers_of_one_name(place: Place) -> None:
     place.assert_imported("web")
 
 
-def test_uploads_cannot_be_read_back(place: Place) -> None:
-    target = place.drop / "web.ova"
-    run("cp", place.package("web"), target)
-    with pytest.raises(OSError) as caught:
-        target.read_bytes()
-    assert caught.value.errno == errno.EOPNOTSUPP
-
-
 def test_a_receipt_outlives_the_mount_and_its_removal_keeps_the_machine(tmp_path: Path) -> None:
     with place_in(tmp_path) as place:
         run("cp", "-a", place.package("web"), place.drop)

@@ -43,7 +43,19 @@ class IncomingDisk:
         self._chunks = ChunkSequence(file.href, file.chunk_size, file.size) if file.chunk_size else None
         self._decoder: DiskFileDecoder | None = None
         self._short_size: int | None = None  # if it is less than the descriptor says
+        self._received = 0
         self._is_finished = False
+
+    @property
+    def received(self) -> int:
+        """Bytes of the disk file that have come."""
+        return self._received
+
+    @property
+    def verbatim(self) -> VolumeWriter | None:
+        """What has the bytes of the disk file at their own offsets; None if nothing has, or as long as nobody knows."""
+        is_verbatim = self._decoder is not None and self._decoder.is_verbatim and not self._landing.is_dry
+        return self._writer if is_verbatim else None
 
     @property
     def has_begun(self) -> bool:
@@ -77,7 +89,10 @@ class IncomingDisk:
         """The next bytes of the member. Raises what decoding and writing raise."""
         if self._decoder is None:
             raise RuntimeError("data before begin")
+        self._received += len(data)
         self._carry_out(self._decoder.receive_data(data))
+        if self._decoder.is_verbatim:
+            self._volume()  # also if nothing but zeros has come: they can be read
 
     def end(self) -> None:
         """The member is complete; if it is the whole file, so is the disk."""

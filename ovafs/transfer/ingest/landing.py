@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ovafs.errors import NoSpace, SourceError
 from ovafs.model import DiskFormat, Volume
+from ovafs.storage.volume import FileIdentity
 from ovafs.storage.writer.image import ImageWriter
 from ovafs.storage.writer.new_file import write_error
 from ovafs.storage.writer.new_volume import NewVolume, sweep, sync_directory
@@ -70,6 +71,10 @@ class Landing(Protocol):
         """All writers have finished: the machines are there, with their disks."""
         ...
 
+    def identity_of(self, writer: VolumeWriter) -> FileIdentity | None:
+        """What the volume's file was when it was committed; None if there is no such file."""
+        ...
+
     def close(self) -> None:
         """Take away what was not committed; idempotent."""
         ...
@@ -85,6 +90,7 @@ class PoolLanding:
         self._pool = pool
         self._directory = pool.volumes_path
         self._volumes: dict[str, NewVolume] = {}  # by the path of the unfinished file
+        self._identities: dict[str, FileIdentity] = {}  # likewise
         self._may_be_registered = False
         with contextlib.ExitStack() as undo:
             self._lock = _open_directory(self._directory)
@@ -129,6 +135,10 @@ class PoolLanding:
         """The volume that one of these writers writes, as a machine's definition names it."""
         return definition(self._volumes[writer.path])
 
+    def identity_of(self, writer: VolumeWriter) -> FileIdentity | None:
+        """What the volume's file was when :meth:`commit` registered it."""
+        return self._identities.get(writer.path)
+
     def commit(self, machines: Sequence[Machine]) -> None:
         """Publish all volumes, whose writers have finished, and register ``machines``: durable when this returns.
 
@@ -137,6 +147,7 @@ class PoolLanding:
         for volume in self._volumes.values():
             volume.publish()
         sync_directory(self._directory)
+        self._identities = {path: _identity(volume.path) for path, volume in self._volumes.items()}
         self._may_be_registered = True
         self._pool.register(machines, [volume.uuid for volume in self._volumes.values()])
         self._volumes.clear()
@@ -170,6 +181,14 @@ def definition(volume: NewVolume) -> Volume:
     """A volume under its final name, as a machine's definition names it."""
     path = os.path.join(os.path.realpath(volume.directory), os.path.basename(volume.path))
     return Volume(uuid=volume.uuid, path=path, format=volume.format)
+
+
+def _identity(path: str) -> FileIdentity:
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except OSError as error:
+        raise write_error(path, "cannot be examined", error) from error
+    return FileIdentity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _open_directory(path: str) -> int:
@@ -223,6 +242,10 @@ class DryLanding:
 
     def commit(self, machines: Sequence[Machine]) -> None:
         """Nothing is registered."""
+
+    def identity_of(self, writer: VolumeWriter) -> FileIdentity | None:  # noqa: ARG002  # of Landing
+        """Of nothing."""
+        return None
 
     def close(self) -> None:
         """Nothing is there."""

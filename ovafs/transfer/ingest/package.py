@@ -6,8 +6,12 @@ import contextlib
 import copy
 from typing import TYPE_CHECKING, NamedTuple
 
-from ovafs.errors import InvalidDefinition, NameTaken
+import trio
+
+from ovafs.errors import InvalidDefinition, NameTaken, NotReadable
+from ovafs.storage.writer.image import ImageWriter
 from ovafs.storage.writer.new_volume import NewVolume
+from ovafs.transfer.archive import StoredSource, encode_archive
 from ovafs.transfer.ingest.choices import (
     ImportChoices,
     check_against,
@@ -18,6 +22,7 @@ from ovafs.transfer.ingest.choices import (
 )
 from ovafs.transfer.ingest.landing import DryLanding, PoolLanding, definition
 from ovafs.transfer.ingest.machines import Landed, Taken, make_machine
+from ovafs.transfer.ingest.recorder import NOT_KEPT
 from ovafs.transfer.ingest.session import Ingest
 
 if TYPE_CHECKING:
@@ -27,6 +32,8 @@ if TYPE_CHECKING:
     from ovafs.formats.ovf.read_model import Descriptor, PackageDisk
     from ovafs.inventory.pool import Pool
     from ovafs.model import Machine, Volume
+    from ovafs.storage.writer.volume_writer import VolumeWriter
+    from ovafs.streams.segment import Segment
     from ovafs.transfer.ingest.landing import Landing
     from ovafs.transfer.ingest.target import TargetFormat
 
@@ -53,6 +60,22 @@ def import_package(
         return running.commit(default_name)
 
 
+class WrittenBytes:
+    """A volume that is being written, as what plans are executed on; None: nothing has the bytes."""
+
+    def __init__(self, writer: VolumeWriter | None) -> None:
+        self._writer = writer
+
+    async def read_into(self, guest_offset: int, buffer: memoryview) -> None:
+        """Fill ``buffer``; what lies behind the end of the volume was zeros. Raises NotReadable, WriteFailed."""
+        writer = self._writer
+        if writer is None:
+            raise NotReadable(NOT_KEPT)
+        inside = max(0, min(len(buffer), writer.virtual_size - guest_offset))
+        data = await trio.to_thread.run_sync(writer.read_at, guest_offset, inside) if inside else b""
+        buffer[:] = data.ljust(len(buffer), b"\0")
+
+
 class PackageImport:
     """An import whose bytes come from outside, one piece behind the other. All of it blocks.
 
@@ -68,6 +91,8 @@ class PackageImport:
         self._formats: Mapping[PackageDisk, TargetFormat] = {}
         self._landing: Landing = DryLanding(pool.volumes_path) if dry else PoolLanding(pool)
         self._ingest = Ingest(self._landing, choices.spool_limit, self._accept)
+        self.archive: bytes | None = None
+        """After :meth:`commit`: what ``transfer.archive`` reads the package again from; None if it cannot be read."""
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """The next bytes of the package."""
@@ -89,7 +114,25 @@ class PackageImport:
             self._choices = choices
         volumes = {disk: self._landing.volume_of(writer) for disk, writer in contents.disks.items()}
         machines, warnings = self._register(contents.descriptor, volumes, default_name)
+        self.archive = self._archive([(writer, volumes[disk]) for disk, writer in contents.disks.items()])
         return Imported(machines, contents.warnings + warnings)
+
+    def plan(self, offset: int, length: int) -> tuple[list[Segment], list[WrittenBytes]]:
+        """Bytes that were received, as segments and what they are ranges of. Raises NotReadable."""
+        recorder = self._ingest.recorder
+        return recorder.plan(offset, length), [WrittenBytes(volume) for volume in recorder.volumes()]
+
+    def _archive(self, disks: list[tuple[VolumeWriter, Volume]]) -> bytes | None:
+        skeleton = self._ingest.recorder.stored([writer for writer, _ in disks])
+        if skeleton is None:
+            return None
+        sources = []
+        for writer, volume in disks:
+            identity = self._landing.identity_of(writer)
+            if identity is None or identity.is_coarse:
+                return None  # the latter: another change within the same second might not be seen
+            sources.append(StoredSource(volume.uuid, isinstance(writer, ImageWriter), identity))
+        return encode_archive(skeleton, sources)
 
     def close(self) -> None:
         """Take away what was not committed; idempotent."""

@@ -27,6 +27,7 @@ from ovafs.formats.tar_reader import TarReader
 from ovafs.streams.qcow2 import MAX_VIRTUAL_SIZE
 from ovafs.transfer.ingest.digests import Hashers, MemberDigests
 from ovafs.transfer.ingest.disk import IncomingDisk
+from ovafs.transfer.ingest.recorder import Recorder
 from ovafs.transfer.ingest.spool import SpoolRoom
 from ovafs.units import SECTOR, align_up
 
@@ -52,6 +53,14 @@ class Contents(NamedTuple):
     warnings: list[str]
 
 
+class _Waiting(NamedTuple):
+    """A member before the descriptor: its range of the spool, and its number for the recorder."""
+
+    start: int
+    end: int
+    number: int
+
+
 class Ingest:
     """Takes one package apart; see the module."""
 
@@ -68,13 +77,14 @@ class Ingest:
         self._formats: Mapping[PackageDisk, TargetFormat] = {}
         self._tar = TarReader()
         self._digests = MemberDigests()
+        self.recorder = Recorder()
         self._warnings: list[str] = []
         self._descriptor: Descriptor | None = None
         self._disks: dict[PackageDisk, IncomingDisk] = {}
         self._empty_disks: dict[PackageDisk, VolumeWriter] = {}
         self._room = SpoolRoom(spool_limit)
         self._spool: Spool | None = None
-        self._waiting: dict[str, tuple[int, int]] = {}  # by name: start and end in the spool
+        self._waiting: dict[str, _Waiting] = {}  # by name
         self._spool_start = 0  # of the member that is being read
         # The member that is being read is one of these, or nobody's.
         self._hashers = Hashers(())
@@ -85,11 +95,13 @@ class Ingest:
     def receive_data(self, data: bytes | memoryview) -> None:
         """The next bytes of the archive. Raises InvalidPackage and other errors; then the import is over."""
         self._tar.receive_data(data)
+        self.recorder.begin_piece(memoryview(data))
         try:
             while (event := self._tar.next_event()) is not NEED_DATA:
                 self._handle(event)
         finally:
             self._digests.wait()  # the buffer behind ``data`` is the caller's again
+        self.recorder.end_piece()
 
     def shortfall(self) -> IncompletePackage | None:
         """What is missing if the archive ended right here, as an error; None if nothing is. Changes nothing.
@@ -142,6 +154,7 @@ class Ingest:
     def _handle(self, event: Event) -> None:
         if isinstance(event, MemberData):
             self._digests.update(self._hashers, event.data)
+            self.recorder.pass_data(event)
             if self._disk is not None:
                 self._disk.receive_data(event.data)
             elif self._text is not None:
@@ -159,14 +172,17 @@ class Ingest:
         self._hashers = self._digests.begin(member.name)
         self._disk, self._text, self._waits = self._disk_of(member.name), None, False
         if self._disk is not None:
+            self.recorder.begin_disk(member, self._disk, self._disk.received)
             self._disk.begin(member.name, member.size)
         elif _is_descriptor(member.name) or _is_manifest(member.name):
             if member.size > _MAX_TEXT:
                 raise InvalidPackage(f"is {member.size} bytes long, more than {_MAX_TEXT}", member=member.name)
+            self.recorder.begin_text(member)
             self._text = bytearray()
         elif self._descriptor is None:
             self._wait_for_descriptor(member)
         else:
+            self.recorder.begin_other(member)
             self._ignore(self._descriptor, member.name)
 
     def _end(self, member: MemberEnd) -> None:
@@ -195,14 +211,17 @@ class Ingest:
         self._room.take(member.size, member.name, hint)
         if self._spool is None:
             self._spool = self._landing.new_spool()
-        self._spool_start = max((end for _, end in self._waiting.values()), default=0)
-        self._waiting[member.name] = self._spool_start, self._spool_start + member.size
+        self._spool_start = start = max((waiting.end for waiting in self._waiting.values()), default=0)
+        spool = self._spool
+        number = self.recorder.begin_waiting(member, lambda offset, length: spool.read(start + offset, length))
+        self._waiting[member.name] = _Waiting(start, start + member.size, number)
         self._waits = True
 
     def _take_waiting(self, descriptor: Descriptor) -> None:
         """Give every disk what came before the descriptor."""
-        for name, (start, end) in self._waiting.items():
+        for name, (start, end, number) in self._waiting.items():
             disk = self._disk_of(name)
+            self.recorder.resolve(number, disk, disk.received if disk is not None else 0)
             if disk is None or self._spool is None:
                 self._ignore(descriptor, name)
                 continue
@@ -214,7 +233,7 @@ class Ingest:
         self._drop_spool()
 
     def _drop_spool(self) -> None:
-        self._room.give_back(sum(end - start for start, end in self._waiting.values()))
+        self._room.give_back(sum(waiting.end - waiting.start for waiting in self._waiting.values()))
         self._waiting.clear()
         if self._spool is not None:
             self._spool.close()

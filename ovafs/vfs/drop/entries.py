@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ovafs.vfs.drop.upload import State
 from ovafs.vfs.nodes import FIRST_DROP_INODE, FIRST_MACHINE_INODE
 
 if TYPE_CHECKING:
@@ -55,7 +56,13 @@ class DropFile:
     upload: Upload | None = None
     receipt_size: int = 0
     handles: set[int] = field(default_factory=set)
+    writers: set[int] = field(default_factory=set)  # those of them that may write
     busy: set[int] = field(default_factory=set)  # handles that wrote, or may write, since they were last flushed
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it is a receipt by now."""
+        return self.upload is None or self.upload.state is State.COMMITTED
 
     @property
     def size(self) -> int:

@@ -20,14 +20,15 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from ovafs.errors import IncompletePackage, OvafsError, StaleHandle, WrittenTwice
+from ovafs.errors import IncompletePackage, NotReadable, OvafsError, StaleHandle, WrittenTwice
 from ovafs.storage.writer.new_file import write_error
 from ovafs.vfs.drop.waiting import Run, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ovafs.transfer.ingest.package import Imported, PackageImport
+    from ovafs.streams.segment import Segment
+    from ovafs.transfer.ingest.package import Imported, PackageImport, WrittenBytes
     from ovafs.transfer.ingest.spool import Spool
 
 _PIECE = 1 << 20
@@ -63,6 +64,7 @@ class Upload:
         self.is_committing = False
         self.error: OvafsError | None = None
         self.imported: Imported | None = None
+        self.archive: bytes | None = None  # of PackageImport
         self._begin = begin
         self._import: PackageImport | None = None
         self._waiting = Waiting(new_spool, limit)
@@ -107,6 +109,23 @@ class Upload:
             with _Latch(self):
                 self._take(offset, memoryview(data))
                 self.size = max(self.size, offset + len(data))
+
+    def plan(self, offset: int, length: int) -> tuple[list[Segment], list[WrittenBytes]]:
+        """The bytes of a range of an upload that is not imported yet. Raises NotReadable.
+
+        What waits is read now, before it goes into the import; the rest stays where it is.
+        """
+        with self._lock:
+            if self.state is not State.OPEN:
+                raise NotReadable("the upload failed, and nothing is left of it")
+            end = offset + length
+            known = max(0, min(end, self.position) - offset)
+            segments: list[Segment] = []
+            volumes: list[WrittenBytes] = []
+            if known and self._import is not None:
+                segments, volumes = self._import.plan(offset, known)
+            segments += self._waiting.plan(offset + known, end)
+            return segments, volumes
 
     def set_size(self, size: int) -> None:
         """What ftruncate(2) asks for: any size but one that takes away what went into the import."""
@@ -219,6 +238,7 @@ class Upload:
         try:
             with self._commit_lock:
                 self.imported = self._import.commit(default_name)
+            self.archive = self._import.archive
         finally:
             self.is_committing = False
         self.state = State.COMMITTED

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ovafs.streams.segment import Literal, Zero
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ovafs.streams.segment import Segment
     from ovafs.transfer.ingest.spool import Spool
 
 
@@ -49,6 +52,18 @@ class Waiting:
         if self._spool is None:
             raise RuntimeError("nothing waits")
         return self._spool.read(offset, length)
+
+    def plan(self, start: int, end: int) -> list[Segment]:
+        """What waits in ``[start, end)``; gaps are zeros so far."""
+        segments: list[Segment] = []
+        for run in [*self.runs, Run(end, end)]:
+            if start < min(run.start, end):
+                segments.append(Zero(min(run.start, end) - start))
+                start = min(run.start, end)
+            if run.start <= start < min(run.end, end):
+                segments.append(Literal(self.read(start, min(run.end, end) - start)))
+                start = min(run.end, end)
+        return segments
 
     def drop_first(self) -> None:
         """Its bytes are no longer needed."""

@@ -236,7 +236,7 @@ async def test_an_import_whose_receipt_cannot_be_kept_stands(
     """Its writer must not send it again, so it is told of success."""
     expect_log("the receipt cannot be kept: locked")
 
-    def locked(_: object) -> None:
+    def locked(*_: object) -> None:
         raise SourceError("locked")
 
     file = await new_file(drop, b"web.ova")

@@ -36,6 +36,7 @@ class Recorder:
         self.commits: list[str] = []
         self.is_closed = False
         self.failure: Exception | None = None
+        self.archive: bytes | None = None
 
     def receive_data(self, data: bytes | memoryview) -> None:
         if self.failure is not None:
