@@ -195,12 +195,15 @@ def test_unison_and_rclone(place: Place, tmp_path: Path) -> None:
     for name in ("one", "two"):
         shutil.move(place.package(name), folder)
     environment = {"HOME": str(tmp_path), "UNISON": str(tmp_path / ".unison")}
-    unison = ["unison", *"-batch -ui text -perms 0 -times".split(), folder, place.drop]
-    run(*unison, env=environment)
+
+    def unison() -> None:
+        run("unison", "-batch", "-ui", "text", "-perms", "0", "-times", folder, place.drop, env=environment)
+
+    unison()
     for name in ("one", "two"):
         assert_same(folder / f"{name}.ova", place.drop / f"{name}.ova")
         place.assert_imported(name)
-    run(*unison, env=environment)
+    unison()
     run("rclone", "--config", os.devnull, "check", "--download", folder, place.drop, env=environment)
     os.utime(folder / "one.ova", (1_600_000_000, 1_600_000_000))
     run("rclone", "--config", os.devnull, "copy", folder, place.drop, env=environment)
