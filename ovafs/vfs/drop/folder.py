@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from ovafs.errors import (
     IncompletePackage,
-    MachineNotFound,
     NameRefused,
     NameTaken,
-    NotEmpty,
     OvafsError,
     StaleHandle,
     UploadBusy,
@@ -29,8 +27,6 @@ from ovafs.transfer.ingest.package import PackageImport
 from ovafs.transfer.ingest.spool import Spool
 from ovafs.vfs.drop import names
 from ovafs.vfs.drop.entries import (
-    DROP_INODE,
-    DROP_NAME,
     DropDirectory,
     DropEntry,
     DropFile,
@@ -39,6 +35,7 @@ from ovafs.vfs.drop.entries import (
 )
 from ovafs.vfs.drop.reader import Reader
 from ovafs.vfs.drop.reporter import Reporter
+from ovafs.vfs.drop.tree import DropTree, is_placed
 from ovafs.vfs.drop.upload import State, Upload
 from ovafs.vfs.nodes import FIRST_DROP_INODE
 from ovafs.vfs.threads import Threads
@@ -62,7 +59,7 @@ KEEP_SECONDS = 24 * 3600.0
 _UNNAMED = "imported"
 
 
-class DropFolder:
+class DropFolder(DropTree):
     """The drop directory of one mount, on one pool."""
 
     def __init__(
@@ -73,6 +70,7 @@ class DropFolder:
         ``spool_limit``: bytes of one upload that may wait behind a gap. ``keep``: seconds that an upload which
         nobody continues is kept.
         """
+        super().__init__(status)
         self.keep = keep
         self._pool = pool
         self._choices = choices
@@ -80,55 +78,30 @@ class DropFolder:
         self._commit_lock = threading.Lock()
         self._threads = Threads(LONGEST_CALL)
         self._reader = Reader(pool, self._threads)
-        self.root = DropDirectory(DROP_INODE, DROP_NAME, None, status)
-        self._entries: dict[int, DropEntry] = {DROP_INODE: self.root}
-        self.reporter = Reporter(self.root, self._place, self._unplace, keep)
+        self.reporter = Reporter(self.root, self.place, self.unplace, keep)
         PoolLanding(pool).close()
         for receipt in pool.receipts():
             number, name, size, mtime_ns, mode, uid, gid = receipt
             kept = Status(mode, uid, gid, mtime_ns)
-            self._place(DropFile(FIRST_DROP_INODE + number, name, self.root, kept, receipt_size=size))
+            self.place(DropFile(FIRST_DROP_INODE + number, name, self.root, kept, receipt_size=size))
 
     def close(self) -> None:
         """Take away every upload that was not committed."""
         self._reader.close()
-        for entry in self._entries.values():
+        for entry in self.entries.values():
             if isinstance(entry, DropFile) and entry.upload is not None:
                 entry.upload.discard()
 
     # -- names
-
-    def entry(self, inode: int) -> DropEntry:
-        """The entry with this number. Raises StaleHandle."""
-        found = self._entries.get(inode)
-        if found is None:
-            raise StaleHandle(f"inode {inode} of the drop directory is gone")
-        return found
-
-    def directory(self, inode: int) -> DropDirectory:
-        """The directory with this number. Raises StaleHandle, NameRefused."""
-        found = self.entry(inode)
-        if not isinstance(found, DropDirectory):
-            raise NameRefused(f"drop/{names.show(found.name)} is not a directory")
-        return found
-
-    def lookup(self, parent: int, name: bytes) -> DropEntry:
-        """The entry under a name. Raises MachineNotFound."""
-        if name == b".":
-            return self.entry(parent)
-        found = self.directory(parent).children.get(name)
-        if found is None:
-            raise MachineNotFound(f"drop: no entry {name!r}")
-        return found
 
     async def create(self, parent: int, name: bytes, status: Status) -> DropFile:
         """A new, empty upload. Raises NameRefused, NameTaken."""
         directory = self.directory(parent)
         _check(names.check_file_name, name)
         inode = await self._new_inode()
-        self._check_free(directory, name)
+        self.check_free(directory, name)
         file = DropFile(inode, name, directory, status, self._new_upload())
-        self._place(file)
+        self.place(file)
         return file
 
     async def make_directory(self, parent: int, name: bytes, status: Status) -> DropDirectory:
@@ -136,19 +109,10 @@ class DropFolder:
         directory = self.directory(parent)
         _check(names.check_directory_name, name)
         inode = await self._new_inode()
-        self._check_free(directory, name)
+        self.check_free(directory, name)
         made = DropDirectory(inode, name, directory, status)
-        self._place(made)
+        self.place(made)
         return made
-
-    def remove_directory(self, parent: int, name: bytes) -> None:
-        """Remove an empty directory. Raises NotEmpty, MachineNotFound, NameRefused."""
-        found = self.lookup(parent, name)
-        if not isinstance(found, DropDirectory):
-            raise NameRefused(f"drop/{names.show(name)} is not a directory")
-        if found.children:
-            raise NotEmpty(f"drop/{names.show(name)}/ has entries")
-        self._unplace(found)
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a file: of an upload everything that was not committed, of a receipt the receipt alone."""
@@ -179,11 +143,11 @@ class DropFolder:
                 await self.try_commit(file, new_name, holes=True)
         if (current := target.children.get(new_name)) is not None and isinstance(current, DropFile):
             await self._remove(current)
-        if not _is_placed(file):
+        if not is_placed(file):
             raise StaleHandle(f"drop/{names.show(name)} was removed")
         file.parent.children.pop(file.name, None)
         file.name, file.parent = new_name, target
-        self._place(file)
+        self.place(file)
         await self._keep_receipt(file)
 
     # -- content
@@ -268,8 +232,8 @@ class DropFolder:
         file.busy.discard(handle)
         if not file.handles:
             self._reader.forget(file)
-            if not _is_placed(file):
-                self._entries.pop(file.inode, None)
+            if not is_placed(file):
+                self.entries.pop(file.inode, None)
 
     async def status_changed(self, file: DropEntry) -> None:
         """To be called after a change of ``status``: receipts remember it."""
@@ -277,10 +241,6 @@ class DropFolder:
             await self._keep_receipt(file)
 
     # -- for whoever looks after it
-
-    def files(self) -> list[DropFile]:
-        """Every upload and receipt that has a name."""
-        return [entry for entry in self._entries.values() if isinstance(entry, DropFile) and _is_placed(entry)]
 
     def final_name(self, file: DropFile) -> bytes | None:
         """The name that the file's package may be imported under now."""
@@ -318,7 +278,7 @@ class DropFolder:
 
     def report_failure(self, file: DropFile, upload: Upload, error: OvafsError) -> None:
         """Say beside the file why it is not imported."""
-        if file.upload is upload and _is_placed(file):  # else nobody waits for it any more
+        if file.upload is upload and is_placed(file):  # else nobody waits for it any more
             self.reporter.failed(file, upload, error)
 
     async def _count_repeated(self, file: DropFile, offset: int, data: bytes) -> int:
@@ -339,7 +299,7 @@ class DropFolder:
 
     async def _keep_receipt(self, file: DropFile) -> None:
         upload = file.upload
-        if not file.is_imported or not _is_placed(file):
+        if not file.is_imported or not is_placed(file):
             return
         if file.parent is not self.root:
             await self._forget_receipt(file)
@@ -357,7 +317,7 @@ class DropFolder:
         await self._run(None, self._pool.forget_receipt, file.inode - FIRST_DROP_INODE)
 
     async def _remove(self, entry: DropFile | Report) -> None:
-        self._unplace(entry)
+        self.unplace(entry)
         if isinstance(entry, DropFile):
             if entry.upload is not None:
                 await self._run(entry.upload, entry.upload.discard)
@@ -380,31 +340,6 @@ class DropFolder:
     def _check_idle(self, file: DropFile, handle: int | None) -> None:
         if file.busy - {handle}:
             raise UploadBusy(f"drop/{names.show(file.name)} is being written", "wait, or use another name")
-
-    def _check_free(self, directory: DropDirectory, name: bytes) -> None:
-        if name in directory.children:
-            raise NameTaken(f"drop/{names.show(name)} exists")
-        if self._entries.get(directory.inode) is not directory:
-            raise StaleHandle(f"drop/{names.show(directory.name)}/ was removed")
-
-    def _place(self, entry: DropEntry) -> None:
-        if entry.parent is None:
-            raise ValueError("the drop directory itself has its place")
-        entry.parent.children[entry.name] = entry
-        entry.parent.status.mtime_ns = time.time_ns()
-        self._entries[entry.inode] = entry
-
-    def _unplace(self, entry: DropEntry) -> None:
-        """Take an entry out; open handles keep it."""
-        if entry.parent is not None and entry.parent.children.get(entry.name) is entry:
-            del entry.parent.children[entry.name]
-            entry.parent.status.mtime_ns = time.time_ns()
-        if not isinstance(entry, DropFile) or not entry.handles:
-            self._entries.pop(entry.inode, None)
-
-
-def _is_placed(entry: DropFile) -> bool:
-    return entry.parent.children.get(entry.name) is entry
 
 
 def _check(check: Callable[[bytes], None], name: bytes) -> None:
