@@ -14,7 +14,7 @@ import pytest
 
 from ovafs.errors import NotReadable, WrittenTwice
 from ovafs.transfer import archive as archive_module
-from ovafs.transfer.ingest.machines import ImportChoices
+from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.vfs.drop.entries import DROP_INODE, DropFile, Status
 from ovafs.vfs.drop.folder import DropFolder
