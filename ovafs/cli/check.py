@@ -12,6 +12,7 @@ import trio
 
 from ovafs.cli.completion import complete_machine
 from ovafs.cli.output import print_json
+from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.progress import progress_bar
 from ovafs.errors import OvafsError
 from ovafs.inventory.source import open_inventory
@@ -51,7 +52,7 @@ class Finding(NamedTuple):
 
 
 @click.command()
-@click.argument("source", type=click.Path(file_okay=False))
+@click.argument("source", type=PathArgument(file_okay=False))
 @click.argument("name", required=False, shell_complete=complete_machine)
 @click.option("--template", is_flag=True, help="NAME is a template.")
 @click.option("--read", is_flag=True, help="Read every byte of every disk, too.")

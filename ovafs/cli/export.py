@@ -15,6 +15,7 @@ import trio
 
 from ovafs.cli.completion import complete_machine
 from ovafs.cli.output import print_json
+from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.progress import progress_bar
 from ovafs.errors import ExportFailed, OvafsError, VolumeChanged
 from ovafs.inventory.source import open_inventory
@@ -54,9 +55,9 @@ class _Arguments(NamedTuple):
 
 
 @click.command()
-@click.argument("source", type=click.Path(file_okay=False))
+@click.argument("source", type=PathArgument(file_okay=False))
 @click.argument("name", shell_complete=complete_machine)
-@click.argument("destination", metavar="DEST.ova|DIR", type=click.Path())
+@click.argument("destination", metavar="DEST.ova|DIR", type=PathArgument())
 @click.option("--resume", is_flag=True, help="Go on with an interrupted export, if there is one.")
 @click.option("--force", is_flag=True, help="Replace DEST.ova if it exists, once the export is complete.")
 @click.option("--template", is_flag=True, help="NAME is a template.")

@@ -12,6 +12,7 @@ import click
 
 from ovafs.cli.daemon import Daemon, notify_systemd
 from ovafs.cli.logs import log_to_file_or_syslog, log_to_stderr
+from ovafs.cli.path_argument import PathArgument
 from ovafs.errors import OvafsError
 from ovafs.fuse import mount as fuse_mount
 from ovafs.fuse.drop_operations import DropOperations
@@ -28,7 +29,7 @@ from ovafs.vfs.handles import Handles
 from ovafs.vfs.tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ovafs.inventory.inventory import Inventory
 
@@ -38,8 +39,8 @@ EXIT_MOUNT_FAILED = 3
 
 
 @click.command()
-@click.argument("source", type=click.Path(readable=False))
-@click.argument("mountpoint", type=click.Path())
+@click.argument("source", type=PathArgument(readable=False))
+@click.argument("mountpoint", type=PathArgument())
 @click.option("-o", "options", multiple=True, metavar="OPTION[,OPTION…]", help="Mount options, see ovafs(1).")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground and log to stderr.")
 def mount(source: str, mountpoint: str, options: tuple[str, ...], *, foreground: bool) -> None:
@@ -56,7 +57,7 @@ def mount(source: str, mountpoint: str, options: tuple[str, ...], *, foreground:
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path())
+@click.argument("mountpoint", type=PathArgument())
 def umount(mountpoint: str) -> None:
     """Unmount MOUNTPOINT, also after its process died."""
     fuse_mount.unmount(mountpoint)
@@ -68,6 +69,7 @@ def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: b
     with contextlib.closing(
         open_inventory(source)
     ) as inventory:  # what is wrong with SOURCE is said before anything else
+        fuse_mount.check_hides_nothing(mountpoint, _needed_paths(inventory, options))
         cache_dir = inventory.cache_dir
     if foreground:
         log_to_stderr(debug=options.debug)
@@ -80,6 +82,17 @@ def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: b
     with daemon.reports_failure():
         log_to_file_or_syslog(options.log, cache_dir, debug=options.debug)
         _serve(source, mountpoint, options, daemon.ready)
+
+
+def _needed_paths(inventory: Inventory, options: MountOptions) -> Iterator[str]:
+    """What the process of the mount opens again and again, beside the images (a hidden image is a broken machine)."""
+    yield inventory.statvfs_path
+    if isinstance(inventory, Pool):
+        yield inventory.volumes_path
+    if inventory.cache_dir is not None:
+        yield inventory.cache_dir
+    if options.log is not None:
+        yield options.log
 
 
 def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ovafs.cli.path_argument import PathArgument
 from ovafs.inventory.pool import create_pool
 
 
@@ -13,7 +14,7 @@ def pool() -> None:
 
 
 @pool.command()
-@click.argument("pool", metavar="POOL", type=click.Path(file_okay=False))
+@click.argument("pool", metavar="POOL", type=PathArgument(file_okay=False))
 def create(pool: str) -> None:
     """Make a pool in the new or empty directory POOL.
 

@@ -10,6 +10,7 @@ import click
 from ovafs.cli.completion import complete_machine
 from ovafs.cli.lazy import LazyGroup
 from ovafs.cli.output import machine_document, print_fields, print_json, print_table, warn
+from ovafs.cli.path_argument import PathArgument
 from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import open_inventory
 from ovafs.model import CpuTopology, Disk, Machine, MachineKind, Nic
@@ -22,7 +23,7 @@ COMMANDS = {
     "remove": "ovafs.cli.vm:remove",
 }
 
-source_argument = click.argument("source", type=click.Path(file_okay=False))
+source_argument = click.argument("source", type=PathArgument(file_okay=False))
 name_argument = click.argument("name", shell_complete=complete_machine)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 template_option = click.option("--template", is_flag=True, help="NAME is a template.")
@@ -75,7 +76,7 @@ def show(source: str, name: str, *, as_json: bool, template: bool) -> None:
 
 
 @click.command()
-@click.argument("source", metavar="POOL", type=click.Path(file_okay=False))
+@click.argument("source", metavar="POOL", type=PathArgument(file_okay=False))
 @name_argument
 @template_option
 def remove(source: str, name: str, *, template: bool) -> None:

@@ -10,7 +10,9 @@ import click
 from ovafs.cli.disk_option import DiskArgument, parse_disk, parse_nic
 from ovafs.cli.machine_options import parse_bytes, topology
 from ovafs.cli.output import machine_document, print_json, warn
+from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.vm import json_option
+from ovafs.formats.ovf.os_ids import OTHER, guest_os
 from ovafs.inventory.define import DiskChoice, NicChoice, define_machine, image_path
 from ovafs.inventory.pool import Pool
 from ovafs.model import CpuTopology, Firmware, Machine, MachineKind
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pool", type=click.Path(file_okay=False))
+@click.argument("pool", type=PathArgument(file_okay=False))
 @click.argument("name")
 @click.option(
     "--disk",
@@ -106,6 +108,8 @@ def _check_image(disk: DiskArgument) -> DiskChoice:
 
 
 def _report(machine: Machine, shared: Sequence[tuple[str, list[str]]], *, as_json: bool) -> None:
+    if machine.os != "other" and guest_os(machine.os) is OTHER:
+        warn(f"the operating system {machine.os!r} is not known; the .ova will say that it is another one")
     for path, users in shared:
         warn(f"the image {path} is a disk of {', '.join(users)} too")
     if as_json:

@@ -17,7 +17,7 @@ import trio
 from ovafs.errors import MountFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ovafs.fuse.operations import Operations
     from ovafs.fuse.options import MountOptions
@@ -39,6 +39,19 @@ def check_mountpoint(mountpoint: str) -> None:
         raise MountFailed(f"{mountpoint}: {error.strerror}", "create the directory first") from None
     if os.path.ismount(mountpoint):
         raise MountFailed(f"{mountpoint} is a mount point already", f"unmount it with 'ovafs umount {mountpoint}'")
+
+
+def check_hides_nothing(mountpoint: str, needed: Iterable[str]) -> None:
+    """Raise MountFailed if a mount on ``mountpoint`` would cover one of the paths that the mount itself needs.
+
+    A process that opens such a path asks itself, and waits for its own answer: for ever, and it cannot be killed.
+    """
+    covered = os.path.join(os.path.realpath(mountpoint), "")
+    for path in needed:
+        if os.path.join(os.path.realpath(path), "").startswith(covered):
+            raise MountFailed(
+                f"a mount on {mountpoint} would hide {path}, which it needs itself", "mount on another directory"
+            )
 
 
 def check_permissions(options: MountOptions) -> None:

@@ -23,6 +23,7 @@ Anything else is refused by name: an option that is silently ignored is a trap.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -72,7 +73,7 @@ def parse_options(lists: tuple[str, ...]) -> MountOptions:
             continue
         elif name == "debug" and not equals:
             values["debug"] = True
-        elif name in _PARSERS and value:
+        elif name in _PARSERS:
             values[name] = _parse_value(name, value)
         else:
             raise MountFailed(f"unknown mount option {item!r}", "see 'ovafs mount --help' for all options")
@@ -84,31 +85,29 @@ def _split(text: str) -> list[str]:
     return [part.replace("\0", ",") for part in parts if part]
 
 
-def _octal(text: str) -> int:
-    value = int(text, 8)
-    if not 0 < value <= 0o777 or value & 0o333:
+def _mode(text: str) -> int:
+    value = _drop_mode(text)
+    if not value or value & 0o333:
         raise ValueError("only read permission bits can be given, for example 0444")
     return value
 
 
 def _drop_mode(text: str) -> int:
-    value = int(text, 8)
-    if not 0 <= value <= 0o777:
+    if not re.fullmatch("0*[0-7]{1,3}", text):
         raise ValueError("not permission bits, for example 0770")
-    return value
+    return int(text, 8)
 
 
-def _number(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**32 - 1:
-        raise ValueError("out of range")
-    return value
+def _id(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 2**32 - 1:  # the last one means "unchanged" to chown(2)
+        raise ValueError("not a number of a user or group, for example 1000")
+    return int(text)
 
 
 _PARSERS: dict[str, Callable[[str], int | float | str]] = {
-    "uid": _number,
-    "gid": _number,
-    "mode": _octal,
+    "uid": _id,
+    "gid": _id,
+    "mode": _mode,
     "drop_mode": _drop_mode,
     "drop_format": TargetFormat,
     "spool_limit": parse_size,
@@ -119,6 +118,8 @@ _PARSERS: dict[str, Callable[[str], int | float | str]] = {
 
 
 def _parse_value(name: str, value: str) -> int | float | str:
+    if not value:
+        raise MountFailed(f"mount option {name}= needs a value")
     try:
         return _PARSERS[name](value)
     except ValueError as error:

@@ -193,10 +193,11 @@ class PartialFile:
 
 def check_destination(path: str, *, replace: bool) -> None:
     """Raise ExportFailed unless a file can get the name ``path``."""
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
+    with _failures(path, "cannot be examined"):
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return
     if not stat.S_ISREG(status.st_mode):
         raise ExportFailed(f"{path} exists and is no regular file", "give another name")
     if not replace:

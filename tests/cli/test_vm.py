@@ -119,6 +119,12 @@ class TestAdd:
         message = refused("web", "--disk", "top.qcow2", "--disk", "link")
         assert "are the same image; each disk needs an image of its own" in message
 
+    def test_an_operating_system_that_is_not_known(self, folder: Path) -> None:
+        result = invoke("vm", "add", "pool", "typo", "--os", "debain12")
+        assert result.exit_code == 0
+        assert "warning: the operating system 'debain12' is not known" in result.stderr
+        assert invoke("vm", "add", "pool", "right", "--os", "debian12").stderr == ""
+
     def test_an_image_of_another_machine(self, folder: Path) -> None:
         add("first", "--disk", "top.qcow2")
         result = invoke("vm", "add", "pool", "second", "--disk", "top.qcow2")

@@ -114,6 +114,50 @@ def test_a_second_mount_on_the_same_point_is_refused(pool: PoolBuilder, mount_po
     assert os.listdir(mount_point / "vms") == []
 
 
+@pytest.mark.parametrize("covered", [".", "pool", "pool/volumes", "pool/cache"])
+def test_a_mount_that_would_hide_its_own_pool_is_refused(pool: PoolBuilder, covered: str) -> None:
+    mount_point = pool.path.parent / covered
+    mount_point.mkdir(exist_ok=True)
+    result = ovafs("mount", "-f", pool.path, mount_point, status=MOUNT_FAILED)
+    assert f"a mount on {mount_point.resolve()} would hide {pool.path}" in result.stderr
+    assert "which it needs itself; mount on another directory" in result.stderr
+    assert_nothing_runs(mount_point)
+
+
+def test_a_link_does_not_hide_that_the_pool_would_be_hidden(pool: PoolBuilder, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(pool.path.parent)
+    result = ovafs("mount", "-f", pool.path, tmp_path / "link", status=MOUNT_FAILED)
+    assert f"a mount on {tmp_path}/link would hide {pool.path}" in result.stderr
+
+
+def test_a_mount_that_would_hide_its_log_is_refused(pool: PoolBuilder, mount_point: Path) -> None:
+    log = mount_point / "ovafs.log"
+    escaped = str(log).replace(",", "\\,")
+    result = ovafs("mount", pool.path, mount_point, "-o", f"log={escaped}", status=MOUNT_FAILED)
+    assert f"would hide {log}" in result.stderr
+    assert_nothing_runs(mount_point)
+
+
+def test_a_pool_can_hold_its_mount_point(pool: PoolBuilder) -> None:
+    pool.add("empty")
+    inside = pool.path / "mnt"
+    inside.mkdir()
+    try:
+        ovafs("mount", pool.path, inside)
+        assert os.listdir(inside / "vms") == ["empty.ova"]
+        pool.add("second")
+        eventually(lambda: len(os.listdir(inside / "vms")) == 2, "the new machine is listed")
+    finally:
+        detach(inside)
+
+
+@pytest.mark.parametrize("command", [("mount", "pool", ""), ("mount", "", "."), ("umount", "")])
+def test_an_empty_path_is_not_the_current_directory(pool: PoolBuilder, command: tuple[str, ...]) -> None:
+    result = ovafs(*command, cwd=pool.path.parent, status=2)
+    assert "the path is empty" in result.stderr
+    assert_nothing_runs(pool.path.parent)
+
+
 def test_unknown_options_are_refused_by_name(pool: PoolBuilder, mount_point: Path) -> None:
     result = ovafs("mount", pool.path, mount_point, "-o", "ro,colour=red", status=MOUNT_FAILED)
     assert "unknown mount option 'colour=red'" in result.stderr
