@@ -122,6 +122,11 @@ def _drop_folder(inventory: Inventory, options: MountOptions) -> DropFolder | No
     if not inventory.is_writable:
         log.info("%s cannot be written: the mount has no drop directory", inventory.path)
         return None
-    choices = ImportChoices(format=options.drop_format, spool_limit=options.spool_limit)
+    choices = ImportChoices(
+        network=options.drop_network,
+        on_clash=options.drop_clash,
+        format=options.drop_format,
+        spool_limit=options.spool_limit,
+    )
     status = Status(options.drop_mode, options.uid, options.gid)
     return DropFolder(inventory, choices, status, options.spool_limit, options.keep_partial)

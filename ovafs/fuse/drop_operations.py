@@ -15,7 +15,7 @@ import pyfuse3
 from ovafs.errors import NameRefused
 from ovafs.fuse.operations import LARGEST_READ, Operations, answered
 from ovafs.vfs.drop.caretaker import Caretaker
-from ovafs.vfs.drop.entries import DropDirectory, DropFile, Report, Status, is_drop_inode
+from ovafs.vfs.drop.entries import ChoicesFile, DropDirectory, DropFile, Report, Status, is_drop_inode
 from ovafs.vfs.nodes import ROOT_INODE
 
 if TYPE_CHECKING:
@@ -82,9 +82,12 @@ class DropOperations(Operations):
             return refused
         entry = self._drop.entry(inode)
         if fields.update_size:
-            if not isinstance(entry, DropFile):
-                raise NameRefused("only uploads have a size that can be set")
-            await self._drop.resize(entry, attr.st_size, fh)
+            if isinstance(entry, ChoicesFile):
+                self._drop.choices.resize(entry, attr.st_size)
+            elif isinstance(entry, DropFile):
+                await self._drop.resize(entry, attr.st_size, fh)
+            else:
+                raise NameRefused("only uploads and choices have a size that can be set")
         status = entry.status
         if fields.update_mode:
             status.mode = stat.S_IMODE(attr.st_mode) & 0o777
@@ -203,7 +206,10 @@ class DropOperations(Operations):
             return refused
         file = await self._drop.create(parent_inode, name, _status(mode, ctx))
         handle = self._new_handle(file)
-        self._drop.open(file, handle, writes=bool(flags & os.O_ACCMODE))
+        if isinstance(file, ChoicesFile):
+            self._drop.choices.open(file, handle, writes=bool(flags & os.O_ACCMODE))
+        else:
+            self._drop.open(file, handle, writes=bool(flags & os.O_ACCMODE))
         return pyfuse3.FileInfo(fh=handle, keep_cache=False), _attributes(file)
 
     @answered
@@ -212,6 +218,12 @@ class DropOperations(Operations):
             return await super().open(inode, flags, ctx)
         entry = self._drop.entry(inode)
         writes = bool(flags & (os.O_ACCMODE | os.O_TRUNC))
+        if isinstance(entry, ChoicesFile):
+            handle = self._new_handle(entry)
+            self._drop.choices.open(entry, handle, writes=writes)
+            if flags & os.O_TRUNC:
+                self._drop.choices.resize(entry, 0)
+            return pyfuse3.FileInfo(fh=handle, keep_cache=False)
         if isinstance(entry, DropFile):
             handle = self._new_handle(entry)
             try:
@@ -231,25 +243,37 @@ class DropOperations(Operations):
         if fh < _FIRST_HANDLE:
             return await super().read(fh, off, size)
         entry = self._open[fh]
-        if isinstance(entry, Report):
+        if isinstance(entry, (Report, ChoicesFile)):
             return entry.text[off : off + size]
-        return await self._drop.read(self._file(fh), off, size)
+        if not isinstance(entry, DropFile):
+            raise NameRefused("only files are read")
+        return await self._drop.read(entry, off, size)
 
     @answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        await self._drop.write(self._file(fh), fh, off, buf)
+        entry = self._open[fh]
+        if isinstance(entry, ChoicesFile):
+            self._drop.choices.write(entry, off, buf)
+        elif isinstance(entry, DropFile):
+            await self._drop.write(entry, fh, off, buf)
+        else:
+            raise NameRefused("only uploads and choices are written")
         return len(buf)
 
     @answered
     async def flush(self, fh: FileHandleT) -> None:
         entry = self._open.get(fh)
-        if isinstance(entry, DropFile):
+        if isinstance(entry, ChoicesFile):
+            await self._drop.choices.close(entry, fh)
+        elif isinstance(entry, DropFile):
             await self._drop.flush(entry, fh)
 
     @answered
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         entry = self._open.get(fh)
-        if isinstance(entry, DropFile):
+        if isinstance(entry, ChoicesFile):
+            await self._drop.choices.close(entry, fh)
+        elif isinstance(entry, DropFile):
             await self._drop.sync(entry, fh)
 
     @answered
@@ -259,12 +283,6 @@ class DropOperations(Operations):
         else:
             self._release(fh)
 
-    def _file(self, handle: int) -> DropFile:
-        entry = self._open[handle]
-        if not isinstance(entry, DropFile):
-            raise NameRefused("only uploads are written")
-        return entry
-
     def _new_handle(self, entry: DropEntry) -> FileHandleT:
         self._last_handle += 1
         self._open[self._last_handle] = entry
@@ -272,7 +290,9 @@ class DropOperations(Operations):
 
     def _release(self, handle: int) -> None:
         entry = self._open.pop(handle)
-        if isinstance(entry, DropFile):
+        if isinstance(entry, ChoicesFile):
+            self._drop.choices.release(entry, handle)
+        elif isinstance(entry, DropFile):
             self._drop.release(entry, handle)
 
 

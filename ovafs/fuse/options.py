@@ -8,6 +8,8 @@
 | mode= | permission bits of the .ova files, octal; default 0440; directories add search for whoever may read |
 | drop_mode= | permission bits of the drop directory, octal; default 0700; 0: there is none |
 | drop_format= | what becomes of the disks of uploads: qcow2 (default), raw, or keep (qcow2 stays as it came) |
+| drop_network= | network for the adapters of uploads; default: as in the package |
+| drop_clash= | uploads whose machine's name is taken: suffix (default: it becomes NAME-2) or refuse |
 | spool_limit= | how much of one upload may wait because bytes before it have not come; a size, default 1GiB |
 | keep_partial= | how long an upload that nobody continues is kept; a duration, default 24h |
 | read_ahead= | how far the kernel reads ahead, a size; default 1MiB (needs root to take effect) |
@@ -28,11 +30,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ovafs.errors import MountFailed
+from ovafs.errors import InvalidChoices, MountFailed
+from ovafs.transfer.ingest.choices import Clash, ImportChoices, check_choices
 from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import GIB, MIB, parse_duration, parse_size
 
 if TYPE_CHECKING:
+    import enum
     from collections.abc import Callable
 
 KERNEL_OPTIONS = frozenset({"nodev", "nosuid", "noexec", "noatime", "sync", "dirsync", "allow_other", "ro"})
@@ -51,6 +55,8 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     mode: int = 0o440
     drop_mode: int = 0o700
     drop_format: TargetFormat = TargetFormat.QCOW2
+    drop_network: str | None = None
+    drop_clash: Clash = Clash.SUFFIX
     spool_limit: int = GIB
     keep_partial: float = 24 * 3600.0
     read_ahead: int = MIB
@@ -98,6 +104,23 @@ def _drop_mode(text: str) -> int:
     return int(text, 8)
 
 
+def _one_of(choices: type[enum.StrEnum]) -> Callable[[str], enum.StrEnum]:
+    def parse(text: str) -> enum.StrEnum:
+        if text not in list(choices):
+            raise ValueError(f"not one of {', '.join(choices)}")
+        return choices(text)
+
+    return parse
+
+
+def _network(text: str) -> str:
+    try:
+        check_choices(ImportChoices(network=text))
+    except InvalidChoices as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 def _id(text: str) -> int:
     if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 2**32 - 1:  # the last one means "unchanged" to chown(2)
         raise ValueError("not a number of a user or group, for example 1000")
@@ -109,7 +132,9 @@ _PARSERS: dict[str, Callable[[str], int | float | str]] = {
     "gid": _id,
     "mode": _mode,
     "drop_mode": _drop_mode,
-    "drop_format": TargetFormat,
+    "drop_format": _one_of(TargetFormat),
+    "drop_network": _network,
+    "drop_clash": _one_of(Clash),
     "spool_limit": parse_size,
     "keep_partial": parse_duration,
     "read_ahead": parse_size,

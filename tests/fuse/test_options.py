@@ -30,6 +30,11 @@ def test_all_values() -> None:
     )
 
 
+def test_choices_for_uploads() -> None:
+    options = parse_options(("drop_format=keep,drop_network=VM Network,drop_clash=refuse",))
+    assert (options.drop_format, options.drop_network, options.drop_clash) == ("keep", "VM Network", "refuse")
+
+
 def test_options_of_fstab_are_ignored() -> None:
     text = "defaults,rw,noauto,user,nofail,_netdev,x-systemd.automount,comment=hello"
     assert parse_options((text,)) == MountOptions()
@@ -53,6 +58,9 @@ def test_options_of_fstab_are_ignored() -> None:
         ("keep_partial=24", "keep_partial=24: '24' is not a duration; write for example 24h"),
         ("keep_partial=-1h", "is not a duration"),
         ("keep_partial=99999999999w", "is not a duration"),
+        ("drop_format=vmdk", "drop_format=vmdk: not one of qcow2, raw, keep"),
+        ("drop_clash=x", "drop_clash=x: not one of suffix, refuse"),
+        ("drop_network=a\nb", "the network 'a.nb' contains"),
         ("read_ahead=much", "read_ahead=much: 'much' is not a size"),
     ],
 )

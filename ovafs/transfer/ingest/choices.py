@@ -107,8 +107,9 @@ def choices_of_disks(descriptor: Descriptor, choices: ImportChoices) -> dict[Pac
     """What is chosen for single disks. Raises InvalidChoices for a name that does not mean one disk."""
     slots = [(number, slot) for system in descriptor.systems for number, slot in enumerate(system.disks, 1)]
     found: dict[PackageDisk, tuple[str, DiskChoices]] = {}
+    by_name = _disks_by_name(slots) if choices.disks else {}
     for name, chosen in choices.disks.items():
-        meant = _meant(name, slots)
+        meant = by_name.get(name, set())
         if len(meant) != 1:
             what = f"there is no disk {name!r}" if not meant else f"{name!r} means {len(meant)} disks"
             raise InvalidChoices(f"{what} in the package; its disks are: {_list(slots)}", "name it as it stands there")
@@ -131,10 +132,17 @@ def disk_label(disk: PackageDisk) -> str:
     return disk.file.href if disk.file is not None else f"the empty disk {disk.id!r}"
 
 
-def _meant(name: str, slots: list[tuple[int, DiskSlot]]) -> set[PackageDisk]:
-    by_file = {slot.disk for _, slot in slots if slot.disk.file is not None and slot.disk.file.href == name}
-    by_alias = {slot.disk for _, slot in slots if slot.alias == name}
-    return by_file or by_alias or {slot.disk for number, slot in slots if str(number) == name}
+def _disks_by_name(slots: list[tuple[int, DiskSlot]]) -> dict[str, set[PackageDisk]]:
+    by_file: dict[str, set[PackageDisk]] = {}
+    by_alias: dict[str, set[PackageDisk]] = {}
+    by_number: dict[str, set[PackageDisk]] = {}
+    for number, slot in slots:
+        if slot.disk.file is not None:
+            by_file.setdefault(slot.disk.file.href, set()).add(slot.disk)
+        if slot.alias:
+            by_alias.setdefault(slot.alias, set()).add(slot.disk)
+        by_number.setdefault(str(number), set()).add(slot.disk)
+    return by_number | by_alias | by_file
 
 
 def _list(slots: list[tuple[int, DiskSlot]]) -> str:

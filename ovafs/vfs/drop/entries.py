@@ -10,6 +10,7 @@ from ovafs.vfs.drop.upload import State
 from ovafs.vfs.nodes import FIRST_DROP_INODE, FIRST_MACHINE_INODE
 
 if TYPE_CHECKING:
+    from ovafs.vfs.drop.chosen import UploadChoices
     from ovafs.vfs.drop.upload import Upload
 
 DROP_INODE = 4
@@ -54,6 +55,7 @@ class DropFile:
     parent: DropDirectory
     status: Status
     upload: Upload | None = None
+    choices: UploadChoices | None = None  # of the upload
     receipt_size: int = 0
     handles: set[int] = field(default_factory=set)
     writers: set[int] = field(default_factory=set)  # those of them that may write
@@ -68,6 +70,29 @@ class DropFile:
     def size(self) -> int:
         """In bytes."""
         return self.receipt_size if self.upload is None else self.upload.size
+
+
+@dataclass(eq=False)
+class ChoicesFile:
+    """Choices for an upload, as TOML; or what is on its way to that."""
+
+    inode: int
+    name: bytes
+    parent: DropDirectory
+    status: Status
+    text: bytes = b""
+    handles: set[int] = field(default_factory=set)
+    writers: set[int] = field(default_factory=set)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.text)
+
+    def set_text(self, text: bytes) -> None:
+        """Put ``text`` in the place of what was there."""
+        self.text = text
+        self.status.mtime_ns = time.time_ns()
 
 
 @dataclass(eq=False)
@@ -89,7 +114,14 @@ class Report:
         return len(self.text)
 
 
-DropEntry = DropDirectory | DropFile | Report
+DropEntry = DropDirectory | DropFile | ChoicesFile | Report
+
+
+def area_of(directory: DropDirectory) -> DropDirectory:
+    """The directory where files get their final names: the one that ``directory`` is, or is somewhere in."""
+    while directory.parent is not None:
+        directory = directory.parent
+    return directory
 
 
 def is_drop_inode(inode: int) -> bool:

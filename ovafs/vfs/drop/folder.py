@@ -26,7 +26,10 @@ from ovafs.transfer.ingest.landing import PoolLanding
 from ovafs.transfer.ingest.package import PackageImport
 from ovafs.transfer.ingest.spool import Spool
 from ovafs.vfs.drop import names
+from ovafs.vfs.drop.choices_files import ChoicesFiles
+from ovafs.vfs.drop.chosen import UploadChoices
 from ovafs.vfs.drop.entries import (
+    ChoicesFile,
     DropDirectory,
     DropEntry,
     DropFile,
@@ -56,8 +59,6 @@ LONGEST_CALL = 600.0
 # How long what nobody continues is kept, in seconds.
 KEEP_SECONDS = 24 * 3600.0
 
-_UNNAMED = "imported"
-
 
 class DropFolder(DropTree):
     """The drop directory of one mount, on one pool."""
@@ -79,6 +80,7 @@ class DropFolder(DropTree):
         self._threads = Threads(LONGEST_CALL)
         self._reader = Reader(pool, self._threads)
         self.reporter = Reporter(self.root, self.place, self.unplace, keep)
+        self.choices = ChoicesFiles(self, self._threads, self.reporter, choices)
         PoolLanding(pool).close()
         for receipt in pool.receipts():
             number, name, size, mtime_ns, mode, uid, gid = receipt
@@ -94,13 +96,16 @@ class DropFolder(DropTree):
 
     # -- names
 
-    async def create(self, parent: int, name: bytes, status: Status) -> DropFile:
-        """A new, empty upload. Raises NameRefused, NameTaken."""
+    async def create(self, parent: int, name: bytes, status: Status) -> DropFile | ChoicesFile:
+        """A new, empty upload, or file for choices. Raises NameRefused, NameTaken, NoSpace."""
         directory = self.directory(parent)
         _check(names.check_file_name, name)
         inode = await self._new_inode()
         self.check_free(directory, name)
-        file = DropFile(inode, name, directory, status, self._new_upload())
+        if names.is_choices(name):
+            return self.choices.create(inode, name, directory, status)
+        file = DropFile(inode, name, directory, status)
+        self._begin_upload(file)
         self.place(file)
         return file
 
@@ -128,9 +133,11 @@ class DropFolder(DropTree):
         failed: then nothing is renamed, and what had the new name is still there.
         """
         file, target = self.lookup(parent, name), self.directory(new_parent)
-        if not isinstance(file, DropFile):
-            raise NameRefused(f"drop/{names.show(name)}: only uploads can be renamed")
+        if not isinstance(file, (DropFile, ChoicesFile)):
+            raise NameRefused(f"drop/{names.show(name)}: only uploads and choices can be renamed")
         _check(names.check_file_name, new_name)
+        if names.is_choices(new_name) != isinstance(file, ChoicesFile):
+            raise NameRefused(f"drop/{names.show(name)} cannot become {names.show(new_name)}", "copy it there")
         replaced = target.children.get(new_name)
         if replaced is file:
             return
@@ -138,6 +145,9 @@ class DropFolder(DropTree):
             raise NameTaken(f"drop/{names.show(new_name)} exists")
         if isinstance(replaced, (DropDirectory, Report)):
             raise NameRefused(f"drop/{names.show(new_name)} cannot be replaced")
+        if isinstance(file, ChoicesFile):
+            await self.choices.rename(file, target, new_name)
+            return
         if target is self.root and names.is_final(new_name):
             with contextlib.suppress(IncompletePackage):
                 await self.try_commit(file, new_name, holes=True)
@@ -166,7 +176,8 @@ class DropFolder(DropTree):
             file.upload.set_size(0)
             return
         self._check_idle(file, handle)
-        before, file.upload = file.upload, self._new_upload()
+        before = file.upload
+        self._begin_upload(file)
         self._reader.forget(file)
         file.status.mtime_ns = time.time_ns()
         if before is not None:
@@ -261,7 +272,10 @@ class DropFolder(DropTree):
             return
         default_name = None if final_name is None else names.machine_name(final_name)
         try:
-            await self._run(upload, lambda: upload.try_commit(default_name, holes=holes))
+            choices = None
+            if final_name is not None and file.choices is not None:
+                choices = await self._run(None, file.choices.at_commit, file, final_name)
+            await self._run(upload, lambda: upload.try_commit(default_name, holes=holes, choices=choices))
         except OvafsError as error:
             if holes or not isinstance(error, IncompletePackage):
                 self.report_failure(file, upload, error)
@@ -275,6 +289,10 @@ class DropFolder(DropTree):
         except OvafsError as error:  # the import stands, and who wrote it must not send it again
             log.warning("drop/%s: imported, but the receipt cannot be kept: %s", names.show(name), error)
         self.reporter.imported(file, name, upload)
+        used = None if file.choices is None else file.choices.used_up()
+        if used is not None:
+            log.info("drop/%s: imported as %s says, which is used up", names.show(name), names.show(used.name))
+            self.choices.remove(used)
 
     def report_failure(self, file: DropFile, upload: Upload, error: OvafsError) -> None:
         """Say beside the file why it is not imported."""
@@ -316,7 +334,10 @@ class DropFolder(DropTree):
     async def _forget_receipt(self, file: DropFile) -> None:
         await self._run(None, self._pool.forget_receipt, file.inode - FIRST_DROP_INODE)
 
-    async def _remove(self, entry: DropFile | Report) -> None:
+    async def _remove(self, entry: DropFile | ChoicesFile | Report) -> None:
+        if isinstance(entry, ChoicesFile):
+            self.choices.remove(entry)
+            return
         self.unplace(entry)
         if isinstance(entry, DropFile):
             if entry.upload is not None:
@@ -326,9 +347,12 @@ class DropFolder(DropTree):
     async def _new_inode(self) -> int:
         return FIRST_DROP_INODE + await self._run(None, self._pool.new_entry_number)
 
-    def _new_upload(self) -> Upload:
-        return Upload(
-            lambda: PackageImport(self._pool, _UNNAMED, self._choices),
+    def _begin_upload(self, file: DropFile) -> None:
+        """Give the file a new upload; its import begins with the first byte."""
+        choices = UploadChoices(self._choices)
+        file.choices = choices
+        file.upload = Upload(
+            lambda: PackageImport(self._pool, None, choices.begin(file)),
             lambda: Spool(self._pool.volumes_path),
             self._spool_limit,
             self._commit_lock,

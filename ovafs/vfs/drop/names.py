@@ -5,6 +5,7 @@
 | ``*.ova``, in any case, no leading dot, not in a dot-directory | final: the import happens under it |
 | ``.*``, ``*.ova.*``, ``*.part``, ``*.tmp`` and others | temporary: the import happens when it is renamed |
 | directory ``.*`` | temporary (rsync --partial-dir, --delay-updates) |
+| ``*.ova.toml`` | choices for the upload *.ova; with a dot before, or ``.*`` or ``~*`` behind, on its way to it |
 | ``*.ova.report.txt`` | written by ovafs alone |
 | anything else | refused: nothing would ever come of it |
 """
@@ -18,13 +19,26 @@ from ovafs.errors import NameRefused
 REPORT_SUFFIX = b".report.txt"
 
 _TEMPORARY_SUFFIXES = (b".part", b".partial", b".tmp", b".temp", b".filepart", b".crdownload")
-_FINAL_INSIDE = re.compile(rb"\.*(.+\.ova)(?:\..*)?", re.IGNORECASE | re.DOTALL)
-_EXPECTED = "packages are expected here: NAME.ova, or a temporary name that is renamed to it"
+CHOICES_SUFFIX = b".toml"
+
+_FINAL_INSIDE = re.compile(rb"\.*(?:syncthing\.)?(.+\.ova)(?:\..*)?", re.IGNORECASE | re.DOTALL)
+_CHOICES = re.compile(rb"\.*.+\.(?i:ova)\.toml(?:[.~].*)?", re.DOTALL)
+_EXPECTED = "packages are expected here: NAME.ova, or a temporary name that is renamed to it; or NAME.ova.toml"
 
 
 def is_final(name: bytes) -> bool:
     """Whether a name in the drop directory itself stands for a machine."""
     return name.lower().endswith(b".ova") and not name.startswith(b".")
+
+
+def is_choices(name: bytes) -> bool:
+    """Whether a name is for choices, or on the way to one that is."""
+    return _CHOICES.fullmatch(name) is not None and not name.endswith(REPORT_SUFFIX)
+
+
+def is_final_choices(name: bytes) -> bool:
+    """Whether the choices in a file of this name count."""
+    return name.endswith(CHOICES_SUFFIX) and is_final(name.removesuffix(CHOICES_SUFFIX))
 
 
 def check_file_name(name: bytes) -> None:
@@ -33,7 +47,9 @@ def check_file_name(name: bytes) -> None:
     if lower.endswith(REPORT_SUFFIX):
         raise NameRefused(f"drop/{show(name)}: reports are written by ovafs alone", _EXPECTED)
     is_temporary = name.startswith(b".") or b".ova." in lower or lower.endswith(_TEMPORARY_SUFFIXES)
-    if lower.endswith(b".ova.toml") or not (is_temporary or is_final(name)):
+    if not is_choices(name) and lower.endswith(b".ova.toml"):
+        raise NameRefused(f"drop/{show(name)}: cannot hold choices", "write .toml in small letters")
+    if not (is_temporary or is_final(name)):
         raise NameRefused(f"drop/{show(name)}: cannot become a machine", _EXPECTED)
 
 
@@ -43,10 +59,15 @@ def check_directory_name(name: bytes) -> None:
         raise NameRefused(f"drop/{show(name)}/: cannot become a machine", f"{_EXPECTED}, not a directory")
 
 
+def final_inside(name: bytes) -> bytes | None:
+    """The final name that a file is going to have, if its name tells that."""
+    inside = _FINAL_INSIDE.fullmatch(name)
+    return inside[1] if inside else None
+
+
 def report_name(name: bytes) -> bytes:
     """The name of the report about a file: beside the final name that a temporary one is meant for."""
-    inside = _FINAL_INSIDE.fullmatch(name)
-    return (inside[1] if inside else name) + REPORT_SUFFIX
+    return (final_inside(name) or name) + REPORT_SUFFIX
 
 
 def machine_name(name: bytes) -> str:

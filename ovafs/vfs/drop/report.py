@@ -29,6 +29,13 @@ def failure_report(name: bytes, received: int, error: OvafsError, kept_until: fl
     return _text([*lines, f"received: {received} bytes", f"to do:    {advice}"])
 
 
+def choices_report(name: bytes, error: OvafsError) -> bytes:
+    """Of a file with choices that cannot be used."""
+    state = f"The choices cannot be used. Until then no upload of {show(name.removesuffix(b'.toml'))} begins."
+    lines = [f"{show(name)}: NOT ACCEPTED", "", state, "", f"reason:   {error.summary}"]
+    return _text([*lines, f"to do:    {error.hint}"])
+
+
 def given_up_report(name: bytes, received: int) -> bytes:
     """Of an upload that nobody continued."""
     state = "Nothing was written for too long. The upload was removed, and nothing is left of it in the pool."

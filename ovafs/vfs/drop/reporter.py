@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ovafs.errors import IncompletePackage
-from ovafs.vfs.drop.entries import REPORT_OFFSET, DropDirectory, DropEntry, DropFile, Report, Status
-from ovafs.vfs.drop.names import report_name, show
-from ovafs.vfs.drop.report import failure_report, given_up_report, success_report
+from ovafs.vfs.drop.entries import REPORT_OFFSET, ChoicesFile, DropDirectory, DropEntry, DropFile, Report, Status
+from ovafs.vfs.drop.names import REPORT_SUFFIX, report_name, show
+from ovafs.vfs.drop.report import choices_report, failure_report, given_up_report, success_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ovafs.errors import OvafsError
+    from ovafs.errors import InvalidChoices, OvafsError
     from ovafs.vfs.drop.upload import Upload
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,18 @@ class Reporter:
         text = failure_report(file.name, upload.received, error, upload.written_at + self._keep)
         self._report(file, name, text, str(error), is_of_failure=True)
 
+    def choices_checked(self, file: ChoicesFile, name: bytes, error: InvalidChoices | None) -> None:
+        """Say what is wrong with choices that are, or shall be, called ``name``; or take back what was said."""
+        report = name + REPORT_SUFFIX
+        before = self._root.children.get(report)
+        if error is None:
+            if before is not None:
+                self._unplace(before)
+            return
+        if not isinstance(before, Report) or before.reason != str(error):
+            log.warning("%s", error)
+        self._report(file, report, choices_report(name, error), str(error), is_of_failure=True)
+
     def given_up(self, file: DropFile, upload: Upload) -> None:
         """The upload is going to be removed, since nobody continued it."""
         log.warning("drop/%s: removed: nothing was written for too long", show(file.name))
@@ -96,7 +108,9 @@ class Reporter:
         text = given_up_report(file.name, upload.received)
         self._report(file, report_name(file.name), text, reason, is_of_failure=True)
 
-    def _report(self, file: DropFile, name: bytes, text: bytes, reason: str, *, is_of_failure: bool) -> None:
+    def _report(
+        self, file: DropFile | ChoicesFile, name: bytes, text: bytes, reason: str, *, is_of_failure: bool
+    ) -> None:
         """Needs nothing of the catalog: there is a report also while that is locked or full."""
         status = Status(0o444 & (file.status.mode | 0o400), file.status.uid, file.status.gid)
         if (old := self._root.children.get(name)) is not None:

@@ -6,7 +6,7 @@ import time
 
 from ovafs.errors import MachineNotFound, NameRefused, NameTaken, NotEmpty, StaleHandle
 from ovafs.vfs.drop import names
-from ovafs.vfs.drop.entries import DROP_INODE, DROP_NAME, DropDirectory, DropEntry, DropFile, Status
+from ovafs.vfs.drop.entries import DROP_INODE, DROP_NAME, ChoicesFile, DropDirectory, DropEntry, DropFile, Status
 
 
 class DropTree:
@@ -73,10 +73,10 @@ class DropTree:
         if entry.parent is not None and entry.parent.children.get(entry.name) is entry:
             del entry.parent.children[entry.name]
             entry.parent.status.mtime_ns = time.time_ns()
-        if not isinstance(entry, DropFile) or not entry.handles:
+        if not isinstance(entry, (DropFile, ChoicesFile)) or not entry.handles:
             self.entries.pop(entry.inode, None)
 
 
-def is_placed(entry: DropFile) -> bool:
+def is_placed(entry: DropFile | ChoicesFile) -> bool:
     """Whether the file has a name."""
     return entry.parent.children.get(entry.name) is entry

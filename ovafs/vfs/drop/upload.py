@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ovafs.streams.segment import Segment
+    from ovafs.transfer.ingest.choices import ImportChoices
     from ovafs.transfer.ingest.package import Imported, PackageImport, WrittenBytes
     from ovafs.transfer.ingest.spool import Spool
 
@@ -140,8 +141,10 @@ class Upload:
                 raise WrittenTwice(f"{taken} bytes were taken in already")
             self.size = size
 
-    def try_commit(self, default_name: str | None, *, holes: bool) -> None:
+    def try_commit(self, default_name: str | None, *, holes: bool, choices: ImportChoices | None = None) -> None:
         """Commit if the content is complete; idempotent. Without ``default_name`` only look whether it is.
+
+        ``choices`` are to be used instead of those that the import began with.
 
         ``holes`` says that gaps are not late data: the writer closes the file. Raises IncompletePackage when more
         can still come, and anything else when the upload has failed, now or before. An empty file is nothing yet.
@@ -153,7 +156,7 @@ class Upload:
             with _Latch(self):
                 self._check_complete(holes=holes)
                 if default_name is not None:
-                    self._commit(default_name)
+                    self._commit(default_name, choices)
 
     def discard(self) -> None:
         """Take away everything that was not committed; idempotent. What still runs stops soon."""
@@ -231,13 +234,13 @@ class Upload:
                 raise IncompletePackage(f"bytes from {self.position} on have not come yet", missing=1)
             self._close_gap(self.size)
 
-    def _commit(self, default_name: str) -> None:
+    def _commit(self, default_name: str, choices: ImportChoices | None) -> None:
         if self._import is None:
             raise RuntimeError("nothing to commit")
         self.is_committing = True
         try:
             with self._commit_lock:
-                self.imported = self._import.commit(default_name)
+                self.imported = self._import.commit(default_name, choices)
             self.archive = self._import.archive
         finally:
             self.is_committing = False

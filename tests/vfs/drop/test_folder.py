@@ -41,6 +41,7 @@ def drop(pool: ImportPool) -> Iterator[DropFolder]:
 
 async def new_file(drop: DropFolder, name: bytes, handle: int = 1) -> DropFile:
     file = await drop.create(DROP_INODE, name, STATUS)
+    assert isinstance(file, DropFile)
     drop.open(file, handle, writes=True)
     return file
 

@@ -60,6 +60,7 @@ def folder(pool: ImportPool, target: str = "qcow2") -> Iterator[DropFolder]:
 
 async def new_file(drop: DropFolder, name: bytes = b"web.ova") -> DropFile:
     file = await drop.create(DROP_INODE, name, STATUS)
+    assert isinstance(file, DropFile)
     drop.open(file, 1, writes=True)
     return file
 

@@ -47,7 +47,7 @@ class Recorder:
         missing = self.length - len(self.received)
         return IncompletePackage(f"{missing} bytes are missing", missing=missing) if missing > 0 else None
 
-    def commit(self, default_name: str) -> Imported:
+    def commit(self, default_name: str, _: object = None) -> Imported:
         self.commits.append(default_name)
         return Imported([], [])
 
