@@ -238,10 +238,13 @@ class DropOperations(Operations):
             raise NameRefused("reports are written by ovafs alone")
         return pyfuse3.FileInfo(fh=self._new_handle(entry), keep_cache=False)
 
-    @answered
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         if fh < _FIRST_HANDLE:
             return await super().read(fh, off, size)
+        return await self._read_entry(fh, off, size)
+
+    @answered
+    async def _read_entry(self, fh: FileHandleT, off: int, size: int) -> bytes:
         entry = self._open[fh]
         if isinstance(entry, (Report, ChoicesFile)):
             return entry.text[off : off + size]

@@ -40,7 +40,9 @@ class Composite:
     def append(self, part: Part, label: str, *, alignment: int = 1) -> int:
         """Add ``part`` at the next multiple of ``alignment``, behind zeros if need be; returns its offset.
 
-        An empty part adds no region. A content's own labels follow ``label`` and a colon.
+        An empty part adds no region. A content's own labels follow ``label`` and a colon. A composite is complete
+        when it is appended: its regions become regions of this one, so that a plan is one look-up, however deep
+        composites are nested.
         """
         start = align_up(self.size, alignment)
         padding = start - self.size
@@ -52,9 +54,17 @@ class Composite:
             length, stored = part.length, 0
         else:
             length, stored = part.size, part.stored
-        if length:
+        if isinstance(part, Composite):
+            self._splice(part, label)
+        elif length:
             self._append(start, length, part, label, stored)
         return start
+
+    def _splice(self, inner: Composite, label: str) -> None:
+        base = self.size
+        for start, end, part, inner_label in zip(inner._starts, inner._ends, inner._parts, inner._labels, strict=True):
+            self._append(base + start, end - start, part, f"{label}: {inner_label}", 0)
+        self.stored += inner.stored
 
     def _append(self, start: int, length: int, part: Part, label: str, stored: int) -> None:
         """The only place that adds a region: contiguous, not empty, labelled."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ovafs.streams.composite import StoredContent
-    from ovafs.streams.segment import Segment
 
 ALIGNMENT = 4096
 """Disk data begins at multiples of this many bytes."""
@@ -66,19 +65,21 @@ def pad_descriptor(ovf: bytes) -> bytes:
     return ovf[:end] + b" " * (align_up(around, ALIGNMENT) - around) + ovf[end:]
 
 
-class Package:
+class Package(Composite):
     """An OVA of ``descriptor`` and ``disks`` (name of the member, image file), as oVirt packs it.
 
     With disks the descriptor goes through :func:`pad_descriptor`. ``mtime``, in whole seconds since the epoch,
     stands in every header. Raises ValueError for names that are equal or that tar headers cannot carry.
+
+    ``size`` is that of the .ova file, ``stored`` what a sparse copy of it must store, both in bytes.
     """
 
-    __slots__ = ("_layout", "members")
+    __slots__ = ("members",)
 
     def __init__(
         self, descriptor_name: str, descriptor: bytes, disks: Sequence[tuple[str, StoredContent]], mtime: int
     ) -> None:
-        self._layout = Composite()
+        super().__init__()
         self.members: list[Member] = []
         if disks:
             descriptor = pad_descriptor(descriptor)
@@ -88,34 +89,15 @@ class Package:
             member = self._append_member(name, content, size, mtime)
             if member.data_offset % ALIGNMENT or size % BLOCK:
                 raise AssertionError(f"member {name}: {size} bytes at {member.data_offset} are not aligned")
-        self._layout.append(END_OF_ARCHIVE, "end of archive", alignment=BLOCK)
+        self.append(END_OF_ARCHIVE, "end of archive", alignment=BLOCK)
 
     def _append_member(self, name: str, content: bytes | StoredContent, size: int, mtime: int) -> Member:
         """Header, content, and zeros up to ``size``."""
         if any(name == member.name for member in self.members):
             raise ValueError(f"two members of the package would have the name {name!r}")
-        layout = self._layout
-        header_offset = layout.append(member_header(name, size, mtime), f"header of {name}", alignment=BLOCK)
-        data_offset = layout.append(content, f"member {name}")
-        layout.append(Zero(data_offset + size - layout.size), f"zero tail of {name}")
+        header_offset = self.append(member_header(name, size, mtime), f"header of {name}", alignment=BLOCK)
+        data_offset = self.append(content, f"member {name}")
+        self.append(Zero(data_offset + size - self.size), f"zero tail of {name}")
         member = Member(name, header_offset, data_offset, size)
         self.members.append(member)
         return member
-
-    @property
-    def size(self) -> int:
-        """Bytes of the .ova file."""
-        return self._layout.size
-
-    @property
-    def stored(self) -> int:
-        """Bytes that a sparse copy of the file must store."""
-        return self._layout.stored
-
-    def plan(self, offset: int, length: int) -> list[Segment]:
-        """Segments of ``[offset, offset + length)``; raises ValueError for a range outside of ``[0, size]``."""
-        return self._layout.plan(offset, length)
-
-    def label(self, offset: int) -> str:
-        """What lies at ``offset``: "header of vm.ovf", "member 3f0c...: L2 tables: entry 17"."""
-        return self._layout.label(offset)

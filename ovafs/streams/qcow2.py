@@ -50,39 +50,24 @@ __all__ = ["CLUSTER", "CLUSTER_BITS", "MAX_VIRTUAL_SIZE", "PlannedQcow2", "l2_ta
 _ONE_ENTRY = struct.Struct(">Q")
 
 
-class PlannedQcow2:
+class PlannedQcow2(Composite):
     """The image of disk number ``disk``; its bytes are a pure function of ``virtual_size`` and ``runs``.
 
     ``virtual_size`` in bytes is a multiple of 512 up to MAX_VIRTUAL_SIZE; ``runs`` has clusters of 64 KiB. What
     lies behind ``virtual_size`` in the last cluster is zeros, and no SourceRange reaches there. Raises ValueError
     for other values, and when the image would be longer than qemu's largest refcount table counts (2 PiB).
     ``tables`` is :func:`l2_tables` of the runs, for a caller that has kept them.
+
+    ``size`` is a multiple of 64 KiB; ``stored`` leaves out the zeros behind the header and behind the guest's end.
     """
 
-    __slots__ = ("_layout", "virtual_size")
+    __slots__ = ("virtual_size",)
 
     def __init__(self, disk: int, virtual_size: int, runs: ClusterRuns, tables: ClusterRuns | None = None) -> None:
+        super().__init__()
         _check_input(virtual_size, runs)
         self.virtual_size = virtual_size
-        self._layout = _lay_out(disk, virtual_size, runs, tables or l2_tables(runs))
-
-    @property
-    def size(self) -> int:
-        """Bytes of the image file, a multiple of 64 KiB."""
-        return self._layout.size
-
-    @property
-    def stored(self) -> int:
-        """``size`` without the zeros behind the header and behind the guest's end."""
-        return self._layout.stored
-
-    def plan(self, offset: int, length: int) -> list[Segment]:
-        """Segments of ``[offset, offset + length)``; raises ValueError for a range outside of ``[0, size]``."""
-        return self._layout.plan(offset, length)
-
-    def label(self, offset: int) -> str:
-        """What lies at ``offset``: "L2 tables: entry 17", "data clusters: guest offset 65536"."""
-        return self._layout.label(offset)
+        _lay_out(self, disk, virtual_size, runs, tables or l2_tables(runs))
 
 
 def l2_tables(runs: ClusterRuns) -> ClusterRuns:
@@ -98,7 +83,7 @@ def _check_input(virtual_size: int, runs: ClusterRuns) -> None:
         raise ValueError(f"cluster {runs.end - 1} lies behind the virtual size of {virtual_size} bytes")
 
 
-def _lay_out(disk: int, virtual_size: int, runs: ClusterRuns, tables: ClusterRuns) -> Composite:
+def _lay_out(layout: Composite, disk: int, virtual_size: int, runs: ClusterRuns, tables: ClusterRuns) -> None:
     """Measure every region first, because the refcounts count them all; then compute offsets; then append."""
     l1_clusters = ceil_shift(l1_entries(virtual_size) * ENTRY, CLUSTER_BITS)
     counted = 1 + l1_clusters + tables.total + runs.total
@@ -110,7 +95,6 @@ def _lay_out(disk: int, virtual_size: int, runs: ClusterRuns, tables: ClusterRun
     data_offset = l2_offset + (tables.total << CLUSTER_BITS)
     end = counted + table_clusters + blocks << CLUSTER_BITS
 
-    layout = Composite()
     layout.append(encode_header(virtual_size, l1_offset, table_clusters), "header")
     refcount_table = _Table(table_clusters, ENTRY, partial(_block_offsets, blocks_offset, blocks))
     layout.append(refcount_table, "refcount table", alignment=CLUSTER)
@@ -126,7 +110,6 @@ def _lay_out(disk: int, virtual_size: int, runs: ClusterRuns, tables: ClusterRun
     )
     if starts != (blocks_offset, l1_offset, l2_offset, data_offset, end):
         raise AssertionError(f"qcow2 of {virtual_size} bytes: regions lie at {starts}, not where the tables point")
-    return layout
 
 
 class _Table:
