@@ -12,7 +12,6 @@ cancelled and its buffer given away by the time the storage answers.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections import OrderedDict
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
@@ -197,21 +196,21 @@ class Chain:
     def _read_cached(self, guest_offset: int, buffer: memoryview) -> int:
         """Fill ``buffer`` as far as no waiting and no inflating is needed; returns the number of bytes."""
         extents = self.extents
-        starts, lengths, hosts = extents.starts, extents.lengths, extents.hosts
-        index = bisect_right(starts, guest_offset) - 1
-        size = len(buffer)
-        if index >= 0:
-            inside = guest_offset - starts[index]
-            if inside + size <= lengths[index] and extents.kinds[index] == Kind.DATA:
+        index = extents.first_after(guest_offset)
+        if index < len(extents.starts):
+            inside = guest_offset - extents.starts[index]
+            if inside >= 0 and inside + len(buffer) <= extents.lengths[index] and extents.kinds[index] == Kind.DATA:
                 # Most reads, short: all of it in one extent.
                 file = self.files[extents.layers[index]]
-                if count := file.read_cached(buffer, hosts[index] + inside):
+                if count := file.read_cached(buffer, extents.hosts[index] + inside):
                     file.check_unchanged()
                 return count
-            if inside >= lengths[index]:
-                index += 1
-        else:
-            index = 0
+        return self._gather_cached(extents, index, guest_offset, buffer)
+
+    def _gather_cached(self, extents: ExtentMap, index: int, guest_offset: int, buffer: memoryview) -> int:
+        """As :meth:`_read_cached`, from any number of extents; ``index`` is the first that ends behind the offset."""
+        starts, lengths, hosts = extents.starts, extents.lengths, extents.hosts
+        size = len(buffer)
         position = 0
         touched = set()
         while position < size:

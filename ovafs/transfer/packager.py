@@ -111,6 +111,7 @@ class Packager:
     def __init__(self, cache: MapCache) -> None:
         self._cache = cache
         self._descriptions: dict[bytes, Description] = {}
+        self._not_cached: set[bytes] = set()
         self._disk_plans = DiskPlans(cache)
 
     def preload(self, machines: Iterable[Machine]) -> None:
@@ -119,8 +120,10 @@ class Packager:
         for key in list(self._descriptions):
             if key not in wanted:
                 self._descriptions.pop(key, None)
-        for key, blob in self._cache.get_many(wanted - self._descriptions.keys()).items():
+        unknown = wanted - self._descriptions.keys()
+        for key, blob in self._cache.get_many(unknown).items():
             self._descriptions[key] = _DECODER.decode(blob)
+        self._not_cached = unknown - self._descriptions.keys()
 
     def describe(self, machine: Machine) -> Description:
         """The machine's present description.
@@ -162,7 +165,7 @@ class Packager:
 
     def _known(self, key: bytes) -> Description | None:
         known = self._descriptions.get(key)
-        if known is None and (blob := self._cache.get(key)) is not None:
+        if known is None and key not in self._not_cached and (blob := self._cache.get(key)) is not None:
             known = self._descriptions[key] = _DECODER.decode(blob)
         return known
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -212,9 +213,40 @@ def test_threads(path: Path) -> None:
 
 def test_two_mounts_share_a_file(path: Path) -> None:
     one, two = MapCache(str(path)), MapCache(str(path))
-    one.put(b"key", b"one")
-    assert two.get(b"key") == b"one"
+    one.put(b"key", bytes(2 << 20))
+    assert two.get(b"key") == bytes(2 << 20)
     two.put(b"key", b"two")
+    two.close()
     assert one.get(b"key") == b"two"
     one.close()
-    two.close()
+
+
+def test_small_blobs_are_written_many_at_a_time(path: Path) -> None:
+    def written() -> int:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            return int(database.execute("SELECT count(*) FROM blobs").fetchone()[0])
+
+    cache = MapCache(str(path))
+    for number in range(255):
+        cache.put(b"key %d" % number, b"blob %d" % number)
+    assert written() == 0
+    assert cache.get_many([b"key 7", b"none"]) == {b"key 7": b"blob 7"}
+    cache.put(b"key 255", b"blob")
+    assert written() == 256
+    cache.put(b"last", b"blob")
+    cache.close()
+    assert written() == 257
+    assert cache.get(b"last") is None
+
+
+def test_what_cannot_be_written_in_the_end_is_no_error(path: Path, expect_log: Callable[[str], None]) -> None:
+    expect_log("no longer used as a cache .database is locked")
+    cache = MapCache(str(path))
+    cache.put(b"key", b"blob")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        cache.close()
+        other.execute("ROLLBACK")
+    reopened = MapCache(str(path))
+    assert reopened.get(b"key") is None
+    reopened.close()
