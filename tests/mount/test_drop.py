@@ -1,138 +1,30 @@
-"""The drop directory of a real mount: every tool that copies ends in an imported machine, or fails and says why."""
+"""The drop directory of a real mount: what is in it, what becomes of it, and what outlives what."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ovafs.inventory.pool import Pool
+from tests.support.drop import DISK, MIB, Place, place_in
 from tests.support.filesystems import in_memory
-from tests.support.mount import mounted
-from tests.support.packages import DiskText, archive, content, descriptor, guest_bytes, import_pool, small_package
+from tests.support.packages import archive, small_package
 from tests.support.pools import eventually
 from tests.support.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.mount import Mount
-
-MIB = 1 << 20
-HOLE = slice(MIB, 2 * MIB)
-DISK = content(4 * MIB)  # its second quarter is zeros
-NEEDS = {"rsync": "rsync", "curl": "curl", "gio": "gio", "sftp": "sftp"}
-
-
-class Place:
-    """A mount with a drop directory, and a package to put there."""
-
-    def __init__(self, mount: Mount, pool: Path, folder: Path) -> None:
-        self.mount = mount
-        self.pool = pool
-        self.folder = folder
-        self.drop = mount.path / "drop"
-
-    def package(self, name: str, *, cut: int | None = None) -> Path:
-        """A package of one machine called ``name``, with a hole in the file; ``cut`` is how much of it there is."""
-        whole = archive({"vm.ovf": descriptor(DiskText("d.raw", len(DISK)), name=name), "d.raw": DISK})
-        path = self.folder / f"{name}.ova"
-        start = whole.index(DISK) + HOLE.start
-        with path.open("wb") as file:
-            file.write(whole[:start])
-            file.seek(start + MIB)
-            file.write(whole[start + MIB :])
-        if cut is not None:
-            os.truncate(path, cut)
-        return path
-
-    def assert_imported(self, name: str) -> None:
-        """The machine is there with its disk, and shown at once."""
-        with contextlib.closing(Pool(str(self.pool))) as pool:
-            machine = pool.find(name)
-        assert guest_bytes(machine.disks[0].volume.path, "qcow2", self.folder) == DISK
-        assert (self.mount.path / "vms" / f"{name}.ova").stat().st_size > len(DISK) // 2
-
-    def names(self) -> list[str]:
-        return sorted(os.listdir(self.drop))
-
-    def assert_nothing_left(self) -> None:
-        with import_pool(self.pool) as pool:
-            pool.assert_whole(0)
-
-
-@contextlib.contextmanager
-def place_in(folder: Path, *options: str, pool: Path | None = None) -> Iterator[Place]:
-    path = pool or folder / "pool"
-    with import_pool(path):
-        pass
-    with mounted(path, folder, *options) as mount:
-        yield Place(mount, path, folder)
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with place_in(tmp_path_factory.mktemp("drop")) as place:
-        yield place
-
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     with place_in(tmp_path) as own:
         yield own
-
-
-TOOLS = {
-    "cp": "cp $S $D",
-    "cp -a": "cp -a $S $D",
-    "cp, no holes": "cp --sparse=never $S $D",
-    "mv": "cp $S $S.copy && mv $S.copy $D",
-    "install": "install -m 640 $S $D",
-    "rsync": "rsync $S $D",
-    "rsync -a": "rsync -a $S $D",
-    "rsync -aHAX": "rsync -aHAX $S $D",
-    "rsync --inplace": "rsync --inplace $S $D",
-    "rsync -S": "rsync -S $S $D",
-    "rsync --partial-dir": "rsync --partial-dir=.rsync-partial $S $D",
-    "rsync --delay-updates": "rsync --delay-updates $S $D",
-    "rsync --fsync": "rsync --fsync $S $D",
-    "dd": "dd if=$S of=$D bs=7000 status=none",
-    "dd fsync": "dd if=$S of=$D bs=1M conv=fsync status=none",
-    "dd sparse": "dd if=$S of=$D bs=64K conv=sparse status=none",
-    "cat": "cat $S > $D",
-    "cat >>": "cat $S >> $D",
-    "tee": "tee $D < $S > /dev/null",
-    "curl": "curl -s -o $D file://$S",
-    "gio": "gio copy $S $D",
-    "python": "python3 -c 'import shutil, sys; shutil.copy2(*sys.argv[1:])' $S $D",
-    "rename": "cp $S $D.part && mv $D.part $D",
-    "rename from a directory": "mkdir ${D%/*}/.tmp && cp $S ${D%/*}/.tmp/x.part && mv ${D%/*}/.tmp/x.part $D"
-    " && rmdir ${D%/*}/.tmp",
-    "tar": "tar -C ${S%/*} -cf - ${S##*/} | tar -C ${D%/*} -xf -",
-}
-
-
-@pytest.mark.parametrize("tool", TOOLS)
-def test_tools(shared: Place, tool: str) -> None:
-    program = next((need for word, need in NEEDS.items() if tool.startswith(word)), "sh")
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
-    name = re.sub(r"\W+", "-", tool)
-    source, target = shared.package(name), shared.drop / f"{name}.ova"
-    os.utime(source, (1_600_000_000, 1_600_000_000))
-    run("bash", "-ec", TOOLS[tool], env={"S": str(source), "D": str(target)})
-    shared.assert_imported(name)
-    assert target.stat().st_size == source.stat().st_size
-    if tool in {"cp -a", "rsync -a", "python", "tar"}:
-        assert target.stat().st_mtime == 1_600_000_000
-    assert [one for one in shared.names() if one.startswith(".")] == []
 
 
 def test_times_and_mode_are_kept_and_rsync_sends_nothing_again(place: Place) -> None:
@@ -144,56 +36,6 @@ def test_times_and_mode_are_kept_and_rsync_sends_nothing_again(place: Place) -> 
     assert (status.st_size, status.st_mtime, status.st_mode & 0o777) == (source.stat().st_size, 1_600_000_000, 0o640)
     assert run("rsync", "-ai", source, f"{place.drop}/").stdout == ""
     place.assert_imported("web")
-
-
-CUT = {
-    "cp": "cp $S $D",
-    "mv": "mv $S $D",
-    "rsync": "rsync $S $D",
-    "rsync --inplace": "rsync --inplace $S $D",
-    "dd": "dd if=$S of=$D bs=1M status=none",
-    "dd fsync": "dd if=$S of=$D bs=1M conv=fsync status=none",
-    "cat": "cat $S > $D",
-    "tee": "tee $D < $S > /dev/null",
-    "curl": "curl -s -o $D file://$S",
-    "install": "install $S $D",
-}
-
-
-@pytest.mark.parametrize("tool", CUT)
-def test_a_cut_package_never_exits_with_0(shared: Place, tool: str) -> None:
-    name = "cut-" + re.sub(r"\W+", "-", tool)
-    source, target = shared.package(name, cut=3 * MIB), shared.drop / f"{name}.ova"
-    shared.mount.expect_log(f"{name}.ova.*not imported: .*is cut off|{name}.ova.*not imported")
-    result = run("bash", "-ec", CUT[tool], env={"S": str(source), "D": str(target)}, status=None)
-    assert result.returncode != 0
-    report = Path(f"{target}.report.txt").read_text()
-    assert "NOT IMPORTED" in report
-    assert "cut off" in report
-    with contextlib.closing(Pool(str(shared.pool))) as pool:
-        assert ("vm", name) not in pool.names()
-
-
-@pytest.mark.parametrize(
-    "resume",
-    [
-        "dd if=$S of=$D bs=1M skip=3 seek=3 conv=notrunc status=none",
-        "tail -c +3145729 $S >> $D",
-        "curl -s -C - -o $D file://$S",
-        "rsync --append $S $D",
-    ],
-)
-def test_a_cut_upload_can_be_continued(place: Place, resume: str) -> None:
-    if resume.startswith(("curl", "rsync")) and shutil.which(resume.split(maxsplit=1)[0]) is None:
-        pytest.skip(f"{resume.split(maxsplit=1)[0]} is not installed")
-    source, target = place.package("web"), place.drop / "web.ova"
-    place.mount.expect_log("web.ova: not imported")
-    environment = {"S": str(source), "D": str(target)}
-    run("bash", "-ec", "head -c 3145728 $S > $D", env=environment, status=None)
-    assert place.names() == ["web.ova", "web.ova.report.txt"]
-    run("bash", "-ec", resume, env=environment)
-    place.assert_imported("web")
-    assert "NOT IMPORTED" not in "".join(path.read_text() for path in place.drop.glob("*.txt"))
 
 
 def test_what_is_no_package_is_refused_at_once(place: Place) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ovafs.inventory.pool import Pool
-from tests.mount.test_drop import Place, place_in
+from tests.support.drop import Place, place_in
 from tests.support.processes import run
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mount.test_drop import DISK, MIB, Place, place_in
+from tests.support.drop import DISK, MIB, Place, place_in
 from tests.support.packages import QCOW2, DiskText, archive, converted, descriptor, import_pool, manifest
 from tests.support.processes import run
 
