@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.drop import DISK, MIB, Place, place_in
 from tests.support.packages import QCOW2, DiskText, archive, converted, descriptor, import_pool, manifest
+from tests.support.pools import eventually
 from tests.support.processes import run
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def test_a_volume_that_changed_is_an_error(place: Place) -> None:
     place.mount.expect_log("web.ova: cannot be read")
     with import_pool(place.pool) as pool:
         volume = pool.pool.find("web").disks[0].volume
-    run("qemu-io", "-f", "qcow2", "-c", "write -P 9 0 64k", volume.path)
+    change = ("qemu-io", "-f", "qcow2", "-c", "write -P 9 0 64k", volume.path)
+    # The kernel tells of the last close only after it has returned, and till then the volume is locked.
+    eventually(lambda: run(*change, status=None).returncode == 0, "the volume is no longer locked")
     with pytest.raises(OSError) as caught:
         target.read_bytes()
     assert caught.value.errno == errno.EOPNOTSUPP

@@ -33,11 +33,11 @@ class Place:
     def package(self, name: str, *, cut: int | None = None, corrupt: bool = False) -> Path:
         """A package of one machine called ``name``, with a hole in the file.
 
-        ``cut`` is how much of it there is; ``corrupt``: the disk is not the one that the manifest is of.
+        ``cut`` is how much of it there is; ``corrupt``: it has a manifest, of another disk.
         """
         parts = {"vm.ovf": descriptor(DiskText("d.raw", len(DISK)), name=name), "d.raw": DISK}
-        sums = manifest({**parts, "d.raw": DISK[::-1]} if corrupt else parts)
-        whole = archive({**parts, "vm.mf": sums})
+        sums = {"vm.mf": manifest({**parts, "d.raw": DISK[::-1]})} if corrupt else {}
+        whole = archive({**parts, **sums})
         path = self.folder / f"{name}.ova"
         start = whole.index(DISK) + HOLE.start
         with path.open("wb") as file:
