@@ -102,6 +102,11 @@ class PackageImport:
         """What is missing if the package ended here; None if it can be committed. Changes nothing."""
         return self._ingest.shortfall()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end of the archive has come."""
+        return self._ingest.has_ended
+
     def commit(self, default_name: str, choices: ImportChoices | None = None) -> Imported:
         """The package has ended: verify it, and register its machines; durable when this returns.
 

@@ -122,6 +122,11 @@ class Ingest:
             return IncompletePackage(reason, missing=BLOCK, member=name)
         return None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end of the archive was written: nothing can come behind it."""
+        return self._tar.ending().end_blocks
+
     def finish(self) -> Contents:
         """The archive has ended: check that nothing is missing, and complete all volumes.
 

@@ -19,7 +19,7 @@ import trio
 from ovafs.errors import IncompletePackage, OvafsError
 from ovafs.vfs.drop import names
 from ovafs.vfs.drop.entries import Report
-from ovafs.vfs.drop.upload import State
+from ovafs.vfs.drop.upload import Occasion, State
 
 if TYPE_CHECKING:
     from ovafs.vfs.drop.folder import DropFolder
@@ -57,7 +57,7 @@ class Caretaker:
             if now - upload.written < IDLE_SECONDS:
                 continue
             try:
-                await self._drop.try_commit(file, final_name, holes=False)
+                await self._drop.try_commit(file, final_name, Occasion.IDLE)
             except IncompletePackage as error:
                 self._drop.report_failure(file, upload, error)
             except OvafsError as error:

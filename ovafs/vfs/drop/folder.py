@@ -39,7 +39,7 @@ from ovafs.vfs.drop.entries import (
 from ovafs.vfs.drop.reader import Reader
 from ovafs.vfs.drop.reporter import Reporter
 from ovafs.vfs.drop.tree import DropTree, is_placed
-from ovafs.vfs.drop.upload import State, Upload
+from ovafs.vfs.drop.upload import Occasion, State, Upload
 from ovafs.vfs.nodes import FIRST_DROP_INODE
 from ovafs.vfs.threads import Threads
 
@@ -150,7 +150,7 @@ class DropFolder(DropTree):
             return
         if target is self.root and names.is_final(new_name):
             with contextlib.suppress(IncompletePackage):
-                await self.try_commit(file, new_name, holes=True)
+                await self.try_commit(file, new_name, Occasion.CLOSE)
         if (current := target.children.get(new_name)) is not None and isinstance(current, DropFile):
             await self._remove(current)
         if not is_placed(file):
@@ -225,16 +225,16 @@ class DropFolder(DropTree):
         """
         file.busy.discard(handle)
         if handle in file.writers:
-            await self.try_commit(file, self.final_name(file), holes=True)
+            await self.try_commit(file, self.final_name(file), Occasion.CLOSE)
 
     async def sync(self, file: DropFile, handle: int) -> None:
-        """fsync(2): as :meth:`flush`, but gaps may still be filled, and what is incomplete is no error.
+        """fsync(2): as :meth:`flush`, but more may still come, and what is incomplete is no error.
 
         NFS clients send it in the middle, and at the end they send nothing else.
         """
         file.busy.discard(handle)
         with contextlib.suppress(IncompletePackage):
-            await self.try_commit(file, self.final_name(file), holes=False)
+            await self.try_commit(file, self.final_name(file), Occasion.SYNC)
 
     def release(self, file: DropFile, handle: int) -> None:
         """The handle is gone."""
@@ -265,7 +265,7 @@ class DropFolder(DropTree):
 
     # -- inside
 
-    async def try_commit(self, file: DropFile, final_name: bytes | None, *, holes: bool) -> None:
+    async def try_commit(self, file: DropFile, final_name: bytes | None, occasion: Occasion) -> None:
         """Import the file if it is complete; see :meth:`Upload.try_commit`. Failures are reported and raised."""
         upload = file.upload
         if upload is None or upload.state is State.COMMITTED:
@@ -275,9 +275,9 @@ class DropFolder(DropTree):
             choices = None
             if final_name is not None and file.choices is not None:
                 choices = await self._run(None, file.choices.at_commit, file, final_name)
-            await self._run(upload, lambda: upload.try_commit(default_name, holes=holes, choices=choices))
+            await self._run(upload, lambda: upload.try_commit(default_name, occasion, choices))
         except OvafsError as error:
-            if holes or not isinstance(error, IncompletePackage):
+            if occasion is Occasion.CLOSE or not isinstance(error, IncompletePackage):
                 self.report_failure(file, upload, error)
             raise
         if upload.imported is not None:

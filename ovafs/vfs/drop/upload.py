@@ -6,8 +6,8 @@
     received   bytes that came: the position, and all that waits
     begun, written   when it began and when the last write came, by time.monotonic()
 
-A gap may be late data (NFS, syncthing) or a hole that the writer skipped (cp). It is taken for a hole when a commit
-is tried that it alone stands in the way of, or when no more can wait. Data that comes for it after that must be
+A gap may be late data (NFS, syncthing) or a hole that the writer skipped (cp). It is taken for a hole when the file is
+closed and it alone stands in the way of a commit, or when no more can wait. Data that comes for it after that must be
 zeros; anything else ends the upload: its import may have used the wrong bytes.
 
 Completeness is a property of the content, never of a call: a writer that was killed sends what one sends that is done.
@@ -34,6 +34,25 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 20
 _ZEROS = memoryview(bytes(_PIECE))
+
+
+# What closes the gap before the end of an archive: two blocks of zeros.
+_END_OF_ARCHIVE = 2 * 512
+
+
+class Occasion(enum.Enum):
+    """What a commit is tried for, which says what may still come.
+
+    | occasion | gaps are | an archive whose end has not come |
+    |---|---|---|
+    | SYNC: fsync(2), in the middle, too (NFS, O_SYNC) | late data | is not complete: the manifest may be behind it |
+    | IDLE: nothing was written for a while | late data | is one of VirtualBox, which writes no end |
+    | CLOSE: the file is closed or renamed | holes | the same |
+    """
+
+    SYNC = enum.auto()
+    IDLE = enum.auto()
+    CLOSE = enum.auto()
 
 
 class State(enum.Enum):
@@ -141,20 +160,20 @@ class Upload:
                 raise WrittenTwice(f"{taken} bytes were taken in already")
             self.size = size
 
-    def try_commit(self, default_name: str | None, *, holes: bool, choices: ImportChoices | None = None) -> None:
+    def try_commit(self, default_name: str | None, occasion: Occasion, choices: ImportChoices | None = None) -> None:
         """Commit if the content is complete; idempotent. Without ``default_name`` only look whether it is.
 
         ``choices`` are to be used instead of those that the import began with.
 
-        ``holes`` says that gaps are not late data: the writer closes the file. Raises IncompletePackage when more
-        can still come, and anything else when the upload has failed, now or before. An empty file is nothing yet.
+        Raises IncompletePackage when more can still come, and anything else when the upload has failed, now or
+        before. An empty file is nothing yet.
         """
         with self._lock:
             if self.state is State.COMMITTED or (self.is_empty and self.state is State.OPEN):
                 return
             self._check_open()
             with _Latch(self):
-                self._check_complete(holes=holes)
+                self._check_complete(occasion)
                 if default_name is not None:
                     self._commit(default_name, choices)
 
@@ -215,24 +234,28 @@ class Upload:
         end = min([limit, *(run.start for run in self._waiting.runs[:1])])
         while self.position < end:
             self._feed(_ZEROS[: min(_PIECE, end - self.position)])
+        if self._holes and self._holes[-1].end == start:
+            start = self._holes.pop().start
         self._holes.append(Run(start, end))
         self._feed_and_drain(_ZEROS[:0])
 
-    def _check_complete(self, *, holes: bool) -> None:
+    def _check_complete(self, occasion: Occasion) -> None:
         """Raise IncompletePackage unless everything is there; gaps are closed only if that can make it complete."""
-        while True:
+        while not self._is_complete(occasion):
             lack = self._import.shortfall() if self._import is not None else None
-            is_ended = self._import is not None and lack is None
-            if not self._waiting.runs and (self.position >= self.size or is_ended):
-                if lack is not None:
-                    raise lack
-                return
             missing = 0 if lack is None else lack.missing
             if lack is not None and self.position + missing > self.size:
                 raise lack
-            if not holes or self.position == 0:
+            if occasion is not Occasion.CLOSE or self.position in {0, self.size}:
                 raise IncompletePackage(f"bytes from {self.position} on have not come yet", missing=1)
-            self._close_gap(self.size)
+            # No further than it takes: behind its end the file may be as large as its writer says.
+            far = self.size if self._waiting.runs else self.position + max(missing, _END_OF_ARCHIVE)
+            self._close_gap(min(far, self.size))
+
+    def _is_complete(self, occasion: Occasion) -> bool:
+        if self._import is None or self._waiting.runs or self._import.shortfall() is not None:
+            return False
+        return self._import.has_ended or (self.position >= self.size and occasion is not Occasion.SYNC)
 
     def _commit(self, default_name: str, choices: ImportChoices | None) -> None:
         if self._import is None:

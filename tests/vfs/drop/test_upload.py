@@ -16,7 +16,7 @@ from ovafs.errors import IncompletePackage, InvalidPackage, NoSpace, OvafsError,
 from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.package import Imported, PackageImport
 from ovafs.transfer.ingest.spool import Spool
-from ovafs.vfs.drop.upload import State, Upload
+from ovafs.vfs.drop.upload import Occasion, State, Upload
 from tests.support.packages import archive, content, guest_bytes, import_pool, small_package
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class Recorder:
         missing = self.length - len(self.received)
         return IncompletePackage(f"{missing} bytes are missing", missing=missing) if missing > 0 else None
 
+    @property
+    def has_ended(self) -> bool:
+        return len(self.received) >= self.length
+
     def commit(self, default_name: str, _: object = None) -> Imported:
         self.commits.append(default_name)
         return Imported([], [])
@@ -59,8 +63,8 @@ def upload_to(recorder: Recorder, folder: str, limit: int = 1 << 30) -> Upload:
     return Upload(lambda: recorder, lambda: Spool(folder), limit, threading.Lock())  # type: ignore[arg-type, return-value]
 
 
-def finish(upload: Upload, *, holes: bool = True) -> None:
-    upload.try_commit("vm", holes=holes)
+def finish(upload: Upload, occasion: Occasion = Occasion.CLOSE) -> None:
+    upload.try_commit("vm", occasion)
 
 
 @pytest.fixture
@@ -123,7 +127,7 @@ def test_any_order_gives_the_same_machine(cuts: list[int], order: object) -> Non
         upload = real_upload(pool)
         for start, data in writes:
             upload.write(start, data)
-        finish(upload, holes=False)
+        finish(upload, Occasion.SYNC)
         pool.assert_whole(1)
         (machine,) = pool.pool.machines()
         assert machine.name == "web"
@@ -174,9 +178,9 @@ def test_a_gap_is_no_hole_for_fsync(tmp_path: Path) -> None:
     upload.write(0, b"12")
     upload.write(4, b"567890")
     with pytest.raises(IncompletePackage, match="bytes from 2 on have not come yet"):
-        finish(upload, holes=False)
+        finish(upload, Occasion.SYNC)
     upload.write(2, b"34")
-    finish(upload, holes=False)
+    finish(upload, Occasion.SYNC)
     assert recorder.received == b"1234567890"
 
 
@@ -184,7 +188,7 @@ def test_a_look_does_not_commit(tmp_path: Path) -> None:
     recorder = Recorder(4)
     upload = upload_to(recorder, str(tmp_path))
     upload.write(0, b"1234")
-    upload.try_commit(None, holes=True)
+    upload.try_commit(None, Occasion.CLOSE)
     assert recorder.commits == []
     finish(upload)
     assert recorder.commits == ["vm"]
