@@ -19,6 +19,7 @@ COMMANDS = {
     "vm": "ovafs.cli.vm:vm",
     "mount": "ovafs.cli.mount:mount",
     "umount": "ovafs.cli.mount:umount",
+    "status": "ovafs.cli.status:status",
     "export": "ovafs.cli.export:export",
     "check": "ovafs.cli.check:check",
     "import": "ovafs.cli.import_package:import_command",

@@ -15,9 +15,10 @@ from ovafs.cli.logs import log_to_file_or_syslog, log_to_stderr
 from ovafs.cli.path_argument import PathArgument
 from ovafs.errors import OvafsError
 from ovafs.fuse import mount as fuse_mount
+from ovafs.fuse.control_operations import ControlOperations
 from ovafs.fuse.drop_operations import DropOperations
 from ovafs.fuse.operations import Operations, Ownership
-from ovafs.fuse.options import MountOptions, parse_options
+from ovafs.fuse.options import MountOptions, options_document, parse_options
 from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import open_inventory
 from ovafs.storage.map_cache import MapCache
@@ -26,6 +27,7 @@ from ovafs.transfer.packager import Packager
 from ovafs.vfs.drop.entries import Status
 from ovafs.vfs.drop.folder import DropFolder
 from ovafs.vfs.handles import Handles
+from ovafs.vfs.status import StatusWriter
 from ovafs.vfs.tree import Tree
 
 if TYPE_CHECKING:
@@ -107,11 +109,14 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         stack.callback(handles.close)
         ownership = Ownership(options.uid, options.gid, options.mode)
         drop = _drop_folder(inventory, options)
+        where = os.path.abspath(source), inventory.source_id, mountpoint
+        status = StatusWriter(where, options_document(options), tree, handles, drop).document
+        operations: Operations
         if drop is None:
-            operations = Operations(tree, handles, ownership)
+            operations = ControlOperations(tree, handles, ownership, status)
         else:
             stack.callback(drop.close)
-            operations = DropOperations(tree, handles, ownership, drop)
+            operations = DropOperations(tree, handles, ownership, status, drop)
         fuse_mount.run(operations, mountpoint, options, source, on_ready)
 
 

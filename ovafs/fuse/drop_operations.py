@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from ovafs.errors import NameRefused
-from ovafs.fuse.operations import LARGEST_READ, Operations, answered
+from ovafs.fuse.control_operations import ControlOperations
+from ovafs.fuse.operations import LARGEST_READ, answered
 from ovafs.vfs.drop.caretaker import Caretaker
 from ovafs.vfs.drop.entries import ChoicesFile, DropDirectory, DropFile, Report, Status, is_drop_inode
 from ovafs.vfs.nodes import ROOT_INODE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pyfuse3 import FileHandleT, FileNameT, FlagT, InodeT, ModeT, ReaddirToken, RequestContext, XAttrNameT
 
@@ -34,11 +35,18 @@ _FIRST_HANDLE = 1 << 62
 _RENAME_NOREPLACE = 1  # <linux/fs.h>
 
 
-class DropOperations(Operations):
+class DropOperations(ControlOperations):
     """Answers the kernel from a tree and a drop directory."""
 
-    def __init__(self, tree: Tree, handles: Handles, ownership: Ownership, drop: DropFolder) -> None:
-        super().__init__(tree, handles, ownership)
+    def __init__(
+        self,
+        tree: Tree,
+        handles: Handles,
+        ownership: Ownership,
+        status: Callable[[], Awaitable[bytes]],
+        drop: DropFolder,
+    ) -> None:
+        super().__init__(tree, handles, ownership, status)
         self._drop = drop
         self._open: dict[int, DropEntry] = {}
         self._children: dict[int, list[DropEntry]] = {}

@@ -86,6 +86,13 @@ def parse_options(lists: tuple[str, ...]) -> MountOptions:
     return msgspec.convert({"kernel": frozenset(kernel), **values}, MountOptions)
 
 
+def options_document(options: MountOptions) -> dict[str, str | float | bool | list[str] | None]:
+    """The options by their names, as JSON has them; permission bits in octal, as they were given."""
+    values = {name: getattr(options, name) for name in options.__struct_fields__ if name != "kernel"}
+    bits = {name: f"{values[name]:04o}" for name in ("mode", "drop_mode")}
+    return {**values, **bits, "drop_format": options.drop_format.value, "kernel": sorted(options.kernel)}
+
+
 def _split(text: str) -> list[str]:
     parts = text.replace("\\,", "\0").split(",")
     return [part.replace("\0", ",") for part in parts if part]

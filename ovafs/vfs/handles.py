@@ -16,6 +16,7 @@ from ovafs.errors import OvafsError, StaleHandle, VolumeChanged
 from ovafs.vfs.threads import close_later
 
 if TYPE_CHECKING:
+    from ovafs.model import Machine
     from ovafs.transfer.packager import OpenPackage, Packager
     from ovafs.vfs.nodes import MachineFile
     from ovafs.vfs.tree import Tree
@@ -84,6 +85,10 @@ class Handles:
                 place = pin.package.package.label(min(offset, pin.package.size - 1))
                 log.error("%s: read at %d (%s): %s", pin.node.machine.name, offset, place, error)  # noqa: TRY400
             raise
+
+    def opened(self) -> list[tuple[Machine, int]]:
+        """The machines that are open, and how many handles hold each generation."""
+        return [(pin.node.machine, pin.handles) for pin in self._pins.values() if pin.package is not None]
 
     def release(self, handle: int) -> None:
         """Close a handle; the last one of a generation releases its files and locks."""

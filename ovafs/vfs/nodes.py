@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ovafs.transfer.packager import Description
 
 ROOT_INODE = 1
+CONTROL_INODE = 5
+STATUS_INODE = 6
 
 # Entries of the drop directory have the numbers from 1024 on, as the catalog counts them, machines those behind.
 FIRST_DROP_INODE = 1024

@@ -166,6 +166,18 @@ class Tree:
         await self._refresh_entries(found)
         return found
 
+    async def known(self) -> tuple[list[Entry], OvafsError | None]:
+        """Every entry as it was found last: the catalog is read, the storage is not looked at.
+
+        Also why the catalog cannot be read, if so.
+        """
+        error = None
+        try:
+            await self._refresh_catalog()
+        except OvafsError as failed:
+            error = failed
+        return [entry for entries in self._entries.values() for entry in entries.values()], error
+
     def forget(self, inode: int, count: int) -> None:
         """The kernel dropped ``count`` lookups; a generation that is neither known to it nor present goes."""
         node = self._nodes.get(inode)

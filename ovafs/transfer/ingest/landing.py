@@ -47,6 +47,11 @@ class Landing(Protocol):
     is_dry: bool
     """Whether nothing that is written can be read again."""
 
+    @property
+    def allocated(self) -> int:
+        """Bytes that the volumes take by now; another thread may be at work on them."""
+        ...
+
     def check_space(self, needed: int) -> None:
         """Raise NoSpace if so many bytes clearly have no room."""
         ...
@@ -99,6 +104,15 @@ class PoolLanding:
                 self._remove_leftovers()
             _flock(self._lock, fcntl.LOCK_SH)
             undo.pop_all()
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that the unfinished volumes take in the pool by now; 0 for what has just gone. Blocks."""
+        total = 0
+        for path in list(self._volumes):
+            with contextlib.suppress(OSError):
+                total += os.stat(path, follow_symlinks=False).st_blocks * 512
+        return total
 
     def check_space(self, needed: int) -> None:
         """Raise NoSpace if the pool has clearly less room than ``needed`` bytes."""
@@ -214,6 +228,7 @@ class DryLanding:
     """
 
     is_dry = True
+    allocated = 0
 
     def __init__(self, directory: str) -> None:
         """``directory`` is where the volumes would be; it need not be there."""

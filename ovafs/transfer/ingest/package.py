@@ -60,6 +60,13 @@ def import_package(
         return running.commit(default_name)
 
 
+class Progress(NamedTuple):
+    """``expected``: bytes of the package as far as its descriptor says; ``spooled``: bytes of members that wait."""
+
+    expected: int | None
+    spooled: int
+
+
 class WrittenBytes:
     """A volume that is being written, as what plans are executed on; None: nothing has the bytes."""
 
@@ -97,6 +104,16 @@ class PackageImport:
     def receive_data(self, data: bytes | memoryview) -> None:
         """The next bytes of the package."""
         self._ingest.receive_data(data)
+
+    @property
+    def progress(self) -> Progress:
+        """What is known of it by now; may be asked for while another thread is at work, and does not block."""
+        return Progress(self._ingest.expected, self._ingest.spooled)
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that its volumes take in the pool by now. Another thread may be at work; blocks."""
+        return self._landing.allocated
 
     def shortfall(self) -> IncompletePackage | None:
         """What is missing if the package ended here; None if it can be committed. Changes nothing."""

@@ -91,6 +91,14 @@ class Ingest:
         self._disk: IncomingDisk | None = None
         self._text: bytearray | None = None
         self._waits = False
+        self._member_end = 0  # in the archive
+        self.expected: int | None = None
+        """Bytes of the whole archive as far as the descriptor says: known behind it, if it has all sizes."""
+
+    @property
+    def spooled(self) -> int:
+        """Bytes of members that wait for something behind them."""
+        return self._room.used
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """The next bytes of the archive. Raises InvalidPackage and other errors; then the import is over."""
@@ -174,6 +182,7 @@ class Ingest:
             self._warnings.append(f"{event.name}: a {event.what}, ignored")
 
     def _begin(self, member: MemberStart) -> None:
+        self._member_end = member.offset + align_up(member.size, BLOCK)
         self._hashers = self._digests.begin(member.name)
         self._disk, self._text, self._waits = self._disk_of(member.name), None, False
         if self._disk is not None:
@@ -259,6 +268,10 @@ class Ingest:
             if disk.file is not None:
                 self._disks[disk] = IncomingDisk(disk, disk.file, self._landing, self._formats[disk], self._room)
         self._take_waiting(descriptor)
+        sizes = [file.size for file in descriptor.files if not self._digests.has(file.href)]
+        known = [BLOCK + align_up(size, BLOCK) for size in sizes if size is not None]
+        if len(known) == len(sizes):
+            self.expected = self._member_end + sum(known) + 2 * BLOCK
 
     def _take_manifest(self, data: bytes, member: str) -> None:
         if self._digests.has_manifest:

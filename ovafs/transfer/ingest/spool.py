@@ -19,6 +19,11 @@ class SpoolRoom:
         self._limit = limit
         self._used = 0
 
+    @property
+    def used(self) -> int:
+        """Bytes that wait now."""
+        return self._used
+
     def take(self, size: int, member: str, hint: str) -> None:
         """Count ``size`` bytes more. Raises InvalidPackage, with ``hint``, if they are too many."""
         if self._used + size > self._limit:

@@ -44,7 +44,7 @@ from ovafs.vfs.nodes import FIRST_DROP_INODE
 from ovafs.vfs.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ovafs.inventory.pool import Pool
     from ovafs.transfer.ingest.choices import ImportChoices
@@ -75,7 +75,7 @@ class DropFolder(DropTree):
         self.keep = keep
         self._pool = pool
         self._choices = choices
-        self._spool_limit = spool_limit
+        self.spool_limit = spool_limit
         self._commit_lock = threading.Lock()
         self._threads = Threads(LONGEST_CALL)
         self._reader = Reader(pool, self._threads)
@@ -253,6 +253,13 @@ class DropFolder(DropTree):
 
     # -- for whoever looks after it
 
+    async def allocated(self, uploads: Sequence[Upload]) -> int | None:
+        """Bytes that the unfinished volumes of ``uploads`` take; None if the pool does not answer."""
+        try:
+            return await self._run("space", lambda: sum(upload.allocated for upload in uploads))
+        except OvafsError:
+            return None
+
     def final_name(self, file: DropFile) -> bytes | None:
         """The name that the file's package may be imported under now."""
         return file.name if file.parent is self.root and names.is_final(file.name) else None
@@ -354,11 +361,11 @@ class DropFolder(DropTree):
         file.upload = Upload(
             lambda: PackageImport(self._pool, None, choices.begin(file)),
             lambda: Spool(self._pool.volumes_path),
-            self._spool_limit,
+            self.spool_limit,
             self._commit_lock,
         )
 
-    async def _run(self, upload: Upload | None, function: Callable[..., T], *arguments: object) -> T:
+    async def _run(self, upload: Upload | str | None, function: Callable[..., T], *arguments: object) -> T:
         return await self._threads.answer(upload, "the drop directory's pool", function, *arguments)
 
     def _check_idle(self, file: DropFile, handle: int | None) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from ovafs.errors import IncompletePackage, NotReadable, OvafsError, StaleHandle, WrittenTwice
 from ovafs.storage.writer.new_file import write_error
+from ovafs.transfer.ingest.package import Progress
 from ovafs.vfs.drop.waiting import Run, Waiting
 
 if TYPE_CHECKING:
@@ -102,6 +103,18 @@ class Upload:
     def waiting(self) -> int:
         """Bytes that wait behind gaps."""
         return sum(run.end - run.start for run in tuple(self._waiting.runs))
+
+    @property
+    def progress(self) -> Progress:
+        """Of the import; nothing is known before it has begun, and after its end."""
+        running = self._import
+        return Progress(None, 0) if running is None else running.progress
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that its unfinished volumes take in the pool."""
+        running = self._import
+        return 0 if running is None else running.allocated
 
     @property
     def written_at(self) -> float:
