@@ -108,7 +108,7 @@ def test_uploads_that_are_cut_or_fail(place: Place) -> None:
     assert (junk["name"], junk["state"]) == ("junk.ova", "failed")
     assert "not an OVA" in junk["error"]
     assert [(one["name"], one["result"]) for one in said["ended"]] == [("junk.ova", "failed")]
-    text = ovafs("status").stdout
+    text = ovafs("status", status=None).stdout  # other mounts of this host may be dead
     assert "web.ova: incomplete, 3.00 MiB" in text
     assert "junk.ova: failed" in text
 
