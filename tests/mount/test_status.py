@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.mount.test_drop import MIB, Place, place_in
+from tests.support.drop import MIB, Place, place_in
 from tests.support.mount import detach, mounted
 from tests.support.pools import raw_image
 from tests.support.processes import ovafs, run
