@@ -22,7 +22,7 @@ from ovafs.transfer.packager import Packager
 from ovafs.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ovafs.inventory.inventory import Inventory
     from ovafs.model import Machine
@@ -89,12 +89,12 @@ def _findings(inventory: Inventory, name: str | None, kind: MachineKind | None, 
     with contextlib.closing(MapCache(None)) as cache:
         packager = Packager(cache)
         for machine in machines:
-            yield _check(packager, machine, read=read)
+            yield _check(packager, machine, inventory.left_out(machine), read=read)
     for row in damaged:
         yield Finding(row.name, "", "", ok=False, reason=f"its definition is damaged: {row.reason}")
 
 
-def _check(packager: Packager, machine: Machine, *, read: bool) -> Finding:
+def _check(packager: Packager, machine: Machine, left_out: Sequence[str], *, read: bool) -> Finding:
     """Plan a machine's package, and with ``read`` read it; its images are locked meanwhile."""
     try:
         description = packager.describe(machine)
@@ -106,13 +106,15 @@ def _check(packager: Packager, machine: Machine, *, read: bool) -> Finding:
     except Exception as error:  # one broken machine must not hide the others
         log.exception("%s: unexpected failure", machine.name)
         return Finding(machine.name, machine.uuid, machine.kind, ok=False, reason=f"unexpected failure: {error!r}")
-    warning = "a block device can change unnoticed; keep the machine stopped" if description.volatile else ""
+    warnings = [f"not in the .ova: {one}" for one in left_out]
+    if description.volatile:
+        warnings.append("a block device can change unnoticed; keep the machine stopped")
     return Finding(
         machine.name,
         machine.uuid,
         machine.kind,
         ok=True,
-        warning=warning,
+        warning="; ".join(warnings),
         size=description.size,
         stored=description.stored,
     )

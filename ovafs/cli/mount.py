@@ -69,7 +69,7 @@ def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: b
     fuse_mount.check_mountpoint(mountpoint)
     fuse_mount.check_permissions(options)
     with contextlib.closing(
-        open_inventory(source)
+        open_inventory(source, options.selection)
     ) as inventory:  # what is wrong with SOURCE is said before anything else
         fuse_mount.check_hides_nothing(mountpoint, _needed_paths(inventory, options))
         cache_dir = inventory.cache_dir
@@ -100,7 +100,7 @@ def _needed_paths(inventory: Inventory, options: MountOptions) -> Iterator[str]:
 def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]) -> None:
     """Build everything and serve until the end."""
     with contextlib.ExitStack() as stack:
-        inventory: Inventory = stack.enter_context(contextlib.closing(open_inventory(source)))
+        inventory: Inventory = stack.enter_context(contextlib.closing(open_inventory(source, options.selection)))
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
         stack.callback(cache.close)
         packager = Packager(cache)

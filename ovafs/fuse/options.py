@@ -13,6 +13,8 @@
 | spool_limit= | how much of one upload may wait because bytes before it have not come; a size, default 1GiB |
 | keep_partial= | how long an upload that nobody continues is kept; a duration, default 24h |
 | read_ahead= | how far the kernel reads ahead, a size; default 1MiB (needs root to take effect) |
+| include=, exclude= | show only machines whose name matches, or does not match, a pattern; may be given again |
+| templates= | pattern of the names that are templates (libvirt has none of its own); may be given again |
 | log= | file to log to; default: stderr with -f, else syslog, else mount.log in the cache directory |
 | debug | log every step |
 | nodev, nosuid, noexec, noatime, sync, dirsync | handed to the kernel |
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ovafs.errors import InvalidChoices, MountFailed
+from ovafs.inventory.selection import Selection
 from ovafs.transfer.ingest.choices import Clash, ImportChoices, check_choices
 from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import GIB, MIB, parse_duration, parse_size
@@ -62,6 +65,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     read_ahead: int = MIB
     log: str | None = None
     debug: bool = False
+    selection: Selection = Selection()
 
 
 def parse_options(lists: tuple[str, ...]) -> MountOptions:
@@ -71,6 +75,7 @@ def parse_options(lists: tuple[str, ...]) -> MountOptions:
     """
     kernel: set[str] = set()
     values: dict[str, int | float | str | bool] = {}
+    patterns: dict[str, list[str]] = {name: [] for name in Selection.__struct_fields__}
     for item in (item for text in lists for item in _split(text)):
         name, equals, value = item.partition("=")
         if name in KERNEL_OPTIONS and not equals:
@@ -79,11 +84,13 @@ def parse_options(lists: tuple[str, ...]) -> MountOptions:
             continue
         elif name == "debug" and not equals:
             values["debug"] = True
+        elif name in patterns and value:
+            patterns[name].append(value)
         elif name in _PARSERS:
             values[name] = _parse_value(name, value)
         else:
             raise MountFailed(f"unknown mount option {item!r}", "see 'ovafs mount --help' for all options")
-    return msgspec.convert({"kernel": frozenset(kernel), **values}, MountOptions)
+    return msgspec.convert({"kernel": frozenset(kernel), "selection": patterns, **values}, MountOptions)
 
 
 def options_document(options: MountOptions) -> dict[str, str | float | bool | list[str] | None]:

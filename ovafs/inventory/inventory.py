@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
     from ovafs.model import Machine, MachineKind
 
@@ -68,6 +68,10 @@ class Inventory(Protocol):
 
     def find(self, name_or_uuid: str, kind: MachineKind | None = None) -> Machine:
         """One machine by its name or UUID. Raises MachineNotFound, InvalidDefinition (two of that name, damaged)."""
+        ...
+
+    def left_out(self, machine: Machine) -> Sequence[str]:
+        """What the machine has that the model, and so its package, does not: in words, for people."""
         ...
 
     def close(self) -> None:

@@ -73,6 +73,10 @@ class Pool(Catalog):
         """The usable machines."""
         return self.snapshot().machines
 
+    def left_out(self, machine: Machine) -> tuple[str, ...]:  # noqa: ARG002 - other inventories look
+        """Nothing: a pool keeps only what a package can hold."""
+        return ()
+
 
 def create_pool(path: str) -> str:
     """Make a pool in a new or empty directory and return the pool's UUID. Nothing that exists is overwritten.

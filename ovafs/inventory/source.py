@@ -7,19 +7,37 @@ from typing import TYPE_CHECKING
 
 from ovafs.errors import SourceError
 from ovafs.inventory.pool import Pool
+from ovafs.inventory.selection import SelectedInventory, Selection
 
 if TYPE_CHECKING:
     from ovafs.inventory.inventory import Inventory
 
-_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+# "qemu:///system", "qemu+ssh://root@host/system", "test:///default".
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
+ALL = Selection()
 
 
-def open_inventory(source: str) -> Inventory:
-    """The inventory behind ``source``, a pool directory. Close it.
+def is_uri(source: str) -> bool:
+    """Whether ``source`` is the URI of a libvirt connection, not the directory of a pool.
 
-    Raises SourceError, also for a URI ("qemu:///system"): only pools are sources. A directory whose path looks
-    like one can be given as "./x:/y".
+    A directory whose path looks like one can be given as "./x:/y".
     """
-    if uri := _URI.match(source):
-        raise SourceError(f"{source} is a URI ({uri[1]}), but only pool directories can be a source")
-    return Pool(source)
+    return bool(_URI.match(source))
+
+
+def open_inventory(source: str, selection: Selection = ALL) -> Inventory:
+    """The inventory behind ``source``: a pool directory, or what libvirt has behind a URI. Close it.
+
+    Raises SourceError.
+    """
+    if is_uri(source):
+        # Imported for those who use it: the library behind it is an extra, and loads slowly.
+        from ovafs.inventory.libvirt import LibvirtInventory  # noqa: PLC0415
+
+        inventory: Inventory = LibvirtInventory(source, selection.is_template)
+    elif selection.templates:
+        raise SourceError(f"{source}: a pool knows its templates; the option 'templates' is for libvirt")
+    else:
+        inventory = Pool(source)
+    return inventory if selection.include == selection.exclude == () else SelectedInventory(inventory, selection)

@@ -11,7 +11,7 @@ from ovafs.model import Machine, MachineKind, definition_digest
 from ovafs.transfer.packager import Description
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Sequence
 
     from ovafs.errors import OvafsError
 
@@ -61,6 +61,9 @@ class MemoryInventory:
     def find(self, name_or_uuid: str, kind: MachineKind | None = None) -> Machine:
         found = [machine for machine in self._machines if kind in {None, machine.kind}]
         return next(machine for machine in found if name_or_uuid in {machine.name, machine.uuid})
+
+    def left_out(self, machine: Machine) -> Sequence[str]:
+        return ()
 
     def close(self) -> None:
         pass

@@ -1,0 +1,94 @@
+"""Which machines of a source are shown, and which of them as templates: by patterns of their names."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ovafs.errors import MachineNotFound
+from ovafs.inventory.inventory import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from ovafs.inventory.inventory import Inventory
+    from ovafs.model import Machine, MachineKind
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Shell patterns (``*``, ``?``, ``[…]``). Nothing to include: everything; what is excluded is never shown.
+
+    ``templates`` is for sources that do not tell templates from machines.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+    def shows(self, name: str) -> bool:
+        """Whether a machine of this name is shown."""
+        return (not self.include or _matches(name, self.include)) and not _matches(name, self.exclude)
+
+    def is_template(self, name: str) -> bool:
+        """Whether a machine of this name is a template."""
+        return _matches(name, self.templates)
+
+
+class SelectedInventory:
+    """An inventory of which only the selected machines are seen."""
+
+    def __init__(self, inventory: Inventory, selection: Selection) -> None:
+        self._inventory = inventory
+        self._selection = selection
+
+    @property
+    def source_id(self) -> str:
+        """As of the whole inventory: a machine's inode does not depend on what else is shown."""
+        return self._inventory.source_id
+
+    @property
+    def statvfs_path(self) -> str:
+        """As of the whole inventory."""
+        return self._inventory.statvfs_path
+
+    @property
+    def cache_dir(self) -> str | None:
+        """As of the whole inventory."""
+        return self._inventory.cache_dir
+
+    def revision(self) -> Hashable:
+        """As of the whole inventory."""
+        return self._inventory.revision()
+
+    def snapshot(self) -> Snapshot:
+        """The selected machines."""
+        found = self._inventory.snapshot()
+        return Snapshot(
+            [machine for machine in found.machines if self._selection.shows(machine.name)],
+            [damaged for damaged in found.damaged if self._selection.shows(damaged.name)],
+        )
+
+    def machines(self) -> list[Machine]:
+        """The usable ones of them."""
+        return self.snapshot().machines
+
+    def find(self, name_or_uuid: str, kind: MachineKind | None = None) -> Machine:
+        """A selected machine. Raises MachineNotFound, InvalidDefinition."""
+        machine = self._inventory.find(name_or_uuid, kind)
+        if not self._selection.shows(machine.name):
+            raise MachineNotFound(f"{machine.name} is not among the machines that are shown")
+        return machine
+
+    def left_out(self, machine: Machine) -> Sequence[str]:
+        """As of the whole inventory."""
+        return self._inventory.left_out(machine)
+
+    def close(self) -> None:
+        """Close the whole inventory."""
+        self._inventory.close()
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
