@@ -46,8 +46,6 @@ RECONNECT_SECONDS = 5.0
 _KEEPALIVE_INTERVAL = 5
 _KEEPALIVE_COUNT = 3
 
-_STATE = "/var/lib/ovafs"
-
 
 class _Known(NamedTuple):
     """What a domain was found to be, with the time of its definition."""
@@ -301,8 +299,10 @@ def _snapshot(found: Iterable[Machine | DamagedMachine]) -> Snapshot:
 
 def _state_directory(source_id: str) -> str | None:
     """Where the times of definitions and the cache are kept; None if there is no place that can be written."""
-    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    base = _STATE if os.getuid() == 0 else os.path.join(home, "ovafs")
+    home = os.environ.get("XDG_STATE_HOME") or (
+        "/var/lib" if os.getuid() == 0 else os.path.expanduser("~/.local/state")
+    )
+    base = os.path.join(home, "ovafs")
     path = os.path.join(base, f"libvirt-{source_id}")
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)

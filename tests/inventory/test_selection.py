@@ -1,0 +1,47 @@
+"""Machines by patterns of their names."""
+
+from __future__ import annotations
+
+import pytest
+
+from ovafs.errors import MachineNotFound, SourceError
+from ovafs.inventory.inventory import DamagedMachine
+from ovafs.inventory.selection import SelectedInventory, Selection
+from ovafs.inventory.source import open_inventory
+from ovafs.model import Machine, MachineKind
+from tests.support.fakes import MemoryInventory
+
+
+@pytest.mark.parametrize(
+    ("selection", "shown"),
+    [
+        (Selection(), ["db", "web-1", "web-2"]),
+        (Selection(include=("web-*",)), ["web-1", "web-2"]),
+        (Selection(include=("web-?", "db"), exclude=("*-2",)), ["db", "web-1"]),
+        (Selection(exclude=("*",)), []),
+        (Selection(include=("WEB*",)), []),
+    ],
+)
+def test_patterns(selection: Selection, shown: list[str]) -> None:
+    assert [name for name in ("db", "web-1", "web-2") if selection.shows(name)] == shown
+
+
+def _machine(name: str) -> Machine:
+    return Machine(uuid=f"uuid of {name}", name=name, memory=1 << 30, created=0, modified=0)
+
+
+def test_what_is_not_selected_is_not_there() -> None:
+    memory = MemoryInventory([_machine("web"), _machine("db")])
+    memory.damaged = [DamagedMachine("db-2", "broken", "x", MachineKind.VM)]
+    inventory = SelectedInventory(memory, Selection(exclude=("db*",)))
+    assert [machine.name for machine in inventory.machines()] == ["web"]
+    assert inventory.snapshot().damaged == []
+    assert inventory.find("web").name == "web"
+    with pytest.raises(MachineNotFound, match="db is not among the machines that are shown"):
+        inventory.find("db")
+    assert (inventory.source_id, inventory.revision()) == (memory.source_id, memory.revision())
+
+
+def test_templates_of_a_pool_are_its_own() -> None:
+    with pytest.raises(SourceError, match="a pool knows its templates"):
+        open_inventory("/somewhere", Selection(templates=("*",)))
