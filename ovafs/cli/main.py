@@ -69,7 +69,7 @@ def _drop_output() -> None:
 def cli() -> None:
     """Virtual machines as .ova files.
 
-    SOURCE is where the machines are: the directory of a pool.
+    SOURCE is where the machines are: the directory of a pool, or a libvirt URI such as qemu:///system.
 
     Exit codes: 0 done, 1 an error (said on stderr), 2 wrong usage, 3 a mount that could not be made; an export that
     was interrupted by a signal exits with 128 and the signal's number.
