@@ -10,6 +10,7 @@ import pytest
 
 from ovafs.cli.main import cli
 from ovafs.fuse.options import IGNORED, KERNEL_OPTIONS, MountOptions
+from ovafs.inventory.selection import Selection
 from tests.support.processes import REPOSITORY, run
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ def test_no_option_that_does_not_exist() -> None:
 def test_mount_options() -> None:
     text = rendered(REPOSITORY / "mount_helpers" / "ovafs.1")
     section = text.split("MOUNT OPTIONS", 1)[1].split("\nFILES", 1)[0]
-    options = KERNEL_OPTIONS | set(MountOptions.__struct_fields__) - {"kernel"}
+    options = (
+        KERNEL_OPTIONS
+        | set(MountOptions.__struct_fields__) - {"kernel", "selection"}
+        | set(Selection.__struct_fields__)
+    )
     assert [one for one in sorted(options) if not re.search(rf"\b{one}\b", section)] == []
 
 
