@@ -123,6 +123,12 @@ class DropOperations(ControlOperations):
         if not is_drop_inode(inode):  # else taken and dropped: tools that copy attributes must not fail
             await super().setxattr(inode, name, value, ctx)
 
+    @answered
+    async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
+        if is_drop_inode(inode):  # cp -a takes default ACLs off directories, and takes "there are none" for success
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        await super().removexattr(inode, name, ctx)
+
     # -- directories
 
     def _folders(self) -> list[tuple[bytes, pyfuse3.EntryAttributes]]:

@@ -62,6 +62,10 @@ def test_the_drop_directory_takes_attributes(shared: Place) -> None:
     shared.drop.chmod(0o770)
     os.utime(shared.drop, (7, 7))
     assert (shared.drop.stat().st_mode & 0o777, shared.drop.stat().st_mtime) == (0o770, 7)
+    for name in ("user.x", "system.posix_acl_default"):
+        with pytest.raises(OSError) as caught:
+            os.removexattr(shared.drop, name)
+        assert caught.value.errno in {errno.ENODATA, errno.EOPNOTSUPP}
 
 
 def test_truncate_and_write_again(shared: Place) -> None:
