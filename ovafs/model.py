@@ -51,6 +51,13 @@ class NicModel(enum.StrEnum):
     RTL8139 = "rtl8139"
 
 
+class StateKind(enum.StrEnum):
+    """State that a machine has beside its disks; oVirt packs it in this order."""
+
+    TPM = "tpm"
+    NVRAM = "nvram"
+
+
 class CpuTopology(msgspec.Struct, frozen=True, kw_only=True):
     """Virtual processors; each number is at least 1."""
 
@@ -92,12 +99,22 @@ class Nic(msgspec.Struct, frozen=True, kw_only=True):
     model: NicModel = NicModel.VIRTIO
 
 
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """State of the firmware or of the TPM, as text in oVirt's form: ``size`` in bytes, ``digest`` its SHA-256 in hex.
+
+    The text itself stays in the inventory until a package is made.
+    """
+
+    size: int
+    digest: str
+
+
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """A virtual machine or template.
 
     ``memory`` is in bytes, a multiple of 1 MiB. ``created`` and ``modified`` are whole seconds since the epoch
     (UTC); ``modified`` changes with every change of the definition. ``os`` is a short id as libosinfo spells
-    it ("debian12", "win2k22"), or "other".
+    it ("debian12", "win2k22"), or "other". ``nvram`` are the firmware's variables, ``tpm`` is what a TPM keeps.
     """
 
     uuid: str
@@ -112,6 +129,19 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     os: str = "other"
     disks: tuple[Disk, ...] = ()
     nics: tuple[Nic, ...] = ()
+    nvram: State | None = None
+    tpm: State | None = None
+
+    @property
+    def states(self) -> dict[StateKind, State]:
+        """The states that the machine has, in the order in which they are packed."""
+        both = {StateKind.TPM: self.tpm, StateKind.NVRAM: self.nvram}
+        return {kind: state for kind, state in both.items() if state is not None}
+
+
+def state_of(text: bytes) -> State:
+    """What a machine's definition says of a state with this text."""
+    return State(size=len(text), digest=hashlib.sha256(text).hexdigest())
 
 
 def definition_digest(machine: Machine) -> bytes:

@@ -87,7 +87,7 @@ def _findings(inventory: Inventory, name: str | None, kind: MachineKind | None, 
     machines, damaged = inventory.snapshot() if name is None else ([inventory.find(name, kind)], [])
     # No cache: what is checked are the images, not what was once found in them.
     with contextlib.closing(MapCache(None)) as cache:
-        packager = Packager(cache)
+        packager = Packager(cache, inventory.read_state)
         for machine in machines:
             yield _check(packager, machine, inventory.left_out(machine), read=read)
     for row in damaged:

@@ -84,7 +84,7 @@ def export(**arguments: object) -> None:
         destination = _destination(wanted.destination, inventory, machine)
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
         stack.callback(cache.close)
-        packager = Packager(cache)
+        packager = Packager(cache, inventory.read_state)
         package = packager.open(machine, packager.describe(machine).generation)
         stack.callback(package.close)
         began = time.monotonic()

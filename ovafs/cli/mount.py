@@ -103,7 +103,7 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         inventory: Inventory = stack.enter_context(contextlib.closing(open_inventory(source, options.selection)))
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
         stack.callback(cache.close)
-        packager = Packager(cache)
+        packager = Packager(cache, inventory.read_state)
         tree = Tree(inventory, packager)
         handles = Handles(tree, packager)
         stack.callback(handles.close)

@@ -11,9 +11,10 @@ from ovafs.cli.completion import complete_machine
 from ovafs.cli.lazy import LazyGroup
 from ovafs.cli.output import machine_document, print_fields, print_json, print_table, warn
 from ovafs.cli.path_argument import PathArgument
+from ovafs.errors import MachineNotFound
 from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import open_inventory
-from ovafs.model import CpuTopology, Disk, Machine, MachineKind, Nic
+from ovafs.model import CpuTopology, Disk, Machine, MachineKind, Nic, StateKind
 from ovafs.units import format_size
 
 COMMANDS = {
@@ -22,6 +23,8 @@ COMMANDS = {
     "show": "ovafs.cli.vm:show",
     "remove": "ovafs.cli.vm:remove",
 }
+
+_STATES = {StateKind.TPM: "TPM state", StateKind.NVRAM: "Firmware variables"}
 
 source_argument = click.argument("source", type=PathArgument(file_okay=False))
 name_argument = click.argument("name", shell_complete=complete_machine)
@@ -60,19 +63,31 @@ def list_machines(source: str, *, as_json: bool) -> None:
 @name_argument
 @json_option
 @template_option
-def show(source: str, name: str, *, as_json: bool, template: bool) -> None:
+@click.option("--descriptor", is_flag=True, help="Print the descriptor (OVF) that it was imported from.")
+def show(source: str, name: str, *, as_json: bool, template: bool, descriptor: bool) -> None:
     """Show the machine NAME (or UUID) of SOURCE.
+
+    With --descriptor: only the descriptor of the package that the machine was imported from, byte for byte. It has
+    also what the pool has no place for. Exit code 1 if there is none.
 
     With --json: an object with uuid, name, kind ("vm", "template"), description, memory (bytes), cpu (sockets,
     cores, threads), firmware ("bios", "uefi", "uefi-secure"), os, created and modified (seconds since 1970, UTC),
-    disks (uuid, alias, interface, boot, volume: uuid, path, format) and nics (uuid, name, network, mac, model).
+    disks (uuid, alias, interface, boot, volume: uuid, path, format), nics (uuid, name, network, mac, model), and
+    nvram and tpm (null, or size in bytes and digest of the firmware's variables and of the TPM's state).
     """
+    if descriptor and as_json:
+        raise click.UsageError("--descriptor and --json exclude each other")
     with contextlib.closing(open_inventory(source)) as inventory:
         machine = inventory.find(name, MachineKind.TEMPLATE if template else None)
-    if as_json:
+        source_text = None if as_json else inventory.read_descriptor(machine)
+    if descriptor:
+        if source_text is None:
+            raise MachineNotFound(f"{machine.name} was not imported: there is no descriptor of it")
+        click.echo(source_text, nl=False)
+    elif as_json:
         print_json(machine_document(machine))
     else:
-        print_fields(_fields(machine))
+        print_fields(_fields(machine, source_text))
 
 
 @click.command()
@@ -95,8 +110,8 @@ def _row(machine: Machine) -> tuple[str, ...]:
     )
 
 
-def _fields(machine: Machine) -> list[tuple[str, str]]:
-    return [
+def _fields(machine: Machine, descriptor: bytes | None) -> list[tuple[str, str]]:
+    fields = [
         ("Name", machine.name),
         ("UUID", machine.uuid),
         ("Kind", machine.kind),
@@ -109,7 +124,11 @@ def _fields(machine: Machine) -> list[tuple[str, str]]:
         ("Modified", _time(machine.modified)),
         *((f"Disk {number}", _disk(disk)) for number, disk in enumerate(machine.disks, 1)),
         *((f"NIC {number}", _nic(nic)) for number, nic in enumerate(machine.nics, 1)),
+        *((_STATES[kind], f"kept, {format_size(state.size)}") for kind, state in machine.states.items()),
     ]
+    if descriptor is not None:
+        fields.append(("Descriptor", f"kept, {format_size(len(descriptor))}; --descriptor prints it"))
+    return fields
 
 
 def _cpus(cpu: CpuTopology) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ovafs.errors import InvalidDefinition, MachineNotFound, NameTaken, SourceError
-from ovafs.inventory import receipts, rows
+from ovafs.inventory import attachments, receipts, rows
 from ovafs.inventory.database import connect, is_writable, open_reader, sqlite_errors
 from ovafs.inventory.rules import check_machine
 from ovafs.inventory.schema import APPLICATION_ID, check_version, migrate
@@ -21,9 +21,10 @@ from ovafs.inventory.schema import APPLICATION_ID, check_version, migrate
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
+    from ovafs.inventory.attachments import Attachments
     from ovafs.inventory.inventory import Snapshot
     from ovafs.inventory.receipts import Receipt
-    from ovafs.model import Machine, MachineKind, Volume
+    from ovafs.model import Machine, MachineKind, StateKind, Volume
 
 
 class Removed(NamedTuple):
@@ -108,21 +109,33 @@ class Catalog:
 
     def add(self, machine: Machine) -> None:
         """Register a machine. Raises NameTaken, or InvalidDefinition (broken rule, MAC or UUID in use)."""
-        check_machine(machine)
-        with self._change() as connection:
-            _insert(connection, machine)
+        self.register([machine], [], attachments.NONE)
 
-    def register(self, machines: Sequence[Machine], volumes: Sequence[str]) -> None:
-        """Add the machines of an import, and take the notes of its ``volumes`` away: all in one change.
+    def register(self, machines: Sequence[Machine], volumes: Sequence[str], kept: Attachments) -> None:
+        """Add the machines of an import and what is kept with them, and take the notes of its ``volumes`` away.
 
-        Raises as :meth:`add`.
+        All in one change. Raises as :meth:`add`.
         """
         for machine in machines:
             check_machine(machine)
         with self._change() as connection:
             for machine in machines:
                 _insert(connection, machine)
+                attachments.keep(connection, machine, kept)
             connection.executemany("DELETE FROM unfinished_volumes WHERE uuid = ?", [(uuid,) for uuid in volumes])
+
+    def read_state(self, machine: Machine, kind: StateKind) -> bytes:
+        """The text of a state that the machine has. Raises MachineNotFound if it has changed, InvalidDefinition."""
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            return attachments.read_state(connection, machine, kind)
+
+    def read_descriptor(self, machine: Machine) -> bytes | None:
+        """The descriptor that the machine was imported from, byte for byte; None if it was not imported.
+
+        Raises InvalidDefinition when it is damaged.
+        """
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            return attachments.read_descriptor(connection, machine)
 
     def note_volume(self, uuid: str) -> None:
         """Note a volume that an import is going to write; what is noted and not registered is nobody's."""
@@ -201,6 +214,7 @@ class Catalog:
             check_machine(new)
             rows.delete_machine(connection, match.id)
             _insert(connection, new)
+            attachments.retain(connection, new)
         return new
 
     def remove(self, name_or_uuid: str, kind: MachineKind | None = None) -> Removed:
@@ -212,6 +226,7 @@ class Catalog:
                 "SELECT path FROM disks JOIN volumes ON volumes.id = volume WHERE machine = ? ORDER BY position",
                 (match.id,),
             )
+            attachments.forget(connection, match.id)
             rows.delete_machine(connection, match.id)
         return Removed(match.uuid, match.name, match.kind, [rows.printable(path) for (path,) in images])
 

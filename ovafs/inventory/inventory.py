@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from ovafs.model import Machine, MachineKind
+    from ovafs.model import Machine, MachineKind, StateKind
 
 
 class DamagedMachine(NamedTuple):
@@ -72,6 +72,14 @@ class Inventory(Protocol):
 
     def left_out(self, machine: Machine) -> Sequence[str]:
         """What the machine has that the model, and so its package, does not: in words, for people."""
+        ...
+
+    def read_state(self, machine: Machine, kind: StateKind) -> bytes:
+        """The text of a state that the machine has. Raises MachineNotFound if it has changed, InvalidDefinition."""
+        ...
+
+    def read_descriptor(self, machine: Machine) -> bytes | None:
+        """The descriptor that the machine was imported from, byte for byte; None if there is none."""
         ...
 
     def close(self) -> None:

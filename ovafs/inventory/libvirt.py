@@ -37,6 +37,8 @@ except ImportError:  # an extra
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
+    from ovafs.model import StateKind
+
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 30.0
@@ -129,6 +131,14 @@ class LibvirtInventory:
         """Drives, disks and devices that stand in the domain and have no place in a package."""
         known = self._known.get(machine.uuid)
         return known.left_out if known else ()
+
+    def read_state(self, machine: Machine, kind: StateKind) -> bytes:
+        """None of these machines has one: libvirt keeps them where it does not give them out."""
+        raise MachineNotFound(f"{machine.name} has no state of its {kind}")
+
+    def read_descriptor(self, machine: Machine) -> bytes | None:  # noqa: ARG002 - a pool has them
+        """None: domains are not imported by ovafs."""
+        return None
 
     def close(self) -> None:
         """Idempotent."""

@@ -12,7 +12,7 @@ import msgspec
 from ovafs.errors import InvalidDefinition
 from ovafs.inventory.inventory import DamagedMachine, Snapshot
 from ovafs.inventory.rules import check_machine
-from ovafs.model import Machine, MachineKind
+from ovafs.model import Machine, MachineKind, StateKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -30,6 +30,10 @@ _DISKS = """
 """
 _NICS = "SELECT machine, uuid, name, network, mac, model FROM nics {where} ORDER BY machine, position"
 
+_STATES = """
+    SELECT machines.id, states.kind, size, digest FROM states JOIN machines ON machines.uuid = states.machine {where}
+"""
+
 _FLAGS = {0: False, 1: True}
 
 
@@ -39,6 +43,7 @@ class Rows(NamedTuple):
     machines: list[Row]
     disks: list[Row]
     nics: list[Row]
+    states: list[Row]
 
 
 def fetch(connection: sqlite3.Connection, query: str, parameters: tuple[object, ...] = ()) -> list[Row]:
@@ -56,7 +61,7 @@ def fetch(connection: sqlite3.Connection, query: str, parameters: tuple[object, 
 
 def read_all(connection: sqlite3.Connection) -> Rows:
     """The rows of every machine."""
-    return Rows(*(fetch(connection, query.format(where="")) for query in (_MACHINES, _DISKS, _NICS)))
+    return Rows(*(fetch(connection, query.format(where="")) for query in (_MACHINES, _DISKS, _NICS, _STATES)))
 
 
 def read_one(connection: sqlite3.Connection, machine: object) -> Rows:
@@ -65,6 +70,7 @@ def read_one(connection: sqlite3.Connection, machine: object) -> Rows:
         fetch(connection, _MACHINES.format(where="WHERE id = ?"), (machine,)),
         fetch(connection, _DISKS.format(where="WHERE machine = ?"), (machine,)),
         fetch(connection, _NICS.format(where="WHERE machine = ?"), (machine,)),
+        fetch(connection, _STATES.format(where="WHERE machines.id = ?"), (machine,)),
     )
 
 
@@ -72,10 +78,11 @@ def parse_rows(rows: Rows) -> Snapshot:
     """The machines that are right, in the order of the rows, and the others with what is wrong."""
     disks = _group(rows.disks)
     nics = _group(rows.nics)
+    states = _group(rows.states)
     snapshot = Snapshot([], [])
     for row in rows.machines:
         try:
-            machine = _parse_machine(row, disks.get(row[0], ()), nics.get(row[0], ()))
+            machine = _parse_machine(row, *(group.get(row[0], ()) for group in (disks, nics, states)))
         except InvalidDefinition as error:
             snapshot.damaged.append(_damaged(row, str(error)))
         else:
@@ -135,7 +142,7 @@ def _group(rows: Iterable[Row]) -> Mapping[object, list[Row]]:
     return groups
 
 
-def _parse_machine(row: Row, disks: Iterable[Row], nics: Iterable[Row]) -> Machine:
+def _parse_machine(row: Row, disks: Iterable[Row], nics: Iterable[Row], states: Iterable[Row]) -> Machine:
     _, uuid, kind, name, description, memory, sockets, cores, threads, firmware, os, created, modified = row
     definition = {
         "uuid": uuid,
@@ -151,6 +158,10 @@ def _parse_machine(row: Row, disks: Iterable[Row], nics: Iterable[Row]) -> Machi
         "disks": [_disk(disk) for disk in disks],
         "nics": [_nic(nic) for nic in nics],
     }
+    for _, state, size, digest in states:
+        if state not in set(StateKind):
+            raise InvalidDefinition(f"it has a state of the unknown kind {printable(state)!r}")
+        definition[str(state)] = {"size": size, "digest": digest}
     try:
         machine = msgspec.convert(definition, Machine)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the latter: bytes where a word of a list stood

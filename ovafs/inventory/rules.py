@@ -22,10 +22,13 @@ MAX_MEMORY = 64 * KIB * GIB
 MAX_CPUS = 4096
 MAX_DEVICES = 1024
 """Disks, and NICs, of one machine."""
+MAX_STATE = 4 * MIB
+"""Bytes of a state's text."""
 MAX_TIME = 8**11 - 1
 """In the year 2242: the latest time that the header of a tar member can hold."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 # Surrogates stand for bytes that are not UTF-8 (PEP 383). They, U+FFFE and U+FFFF cannot stand in XML (XML 1.0,
@@ -49,6 +52,9 @@ def check_machine(machine: Machine) -> None:
         raise InvalidDefinition(f"the times {machine.created} (created) and {machine.modified} (modified) cannot be")
     _check_disks(machine.disks)
     _check_nics(machine.nics)
+    for kind, state in machine.states.items():
+        if not 1 <= state.size <= MAX_STATE or not _DIGEST.fullmatch(state.digest):
+            raise InvalidDefinition(f"the state of its {kind} ({state.size} bytes, digest {state.digest!a}) cannot be")
 
 
 def check_name(name: str) -> None:

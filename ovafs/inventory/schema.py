@@ -10,6 +10,8 @@
     unfinished_volumes   volumes of imports that run, or that were interrupted: no machine is on them
     drop_entries   receipts: what was uploaded to the drop directory and imported, and the numbers of its entries;
                    what a package is read again from, as ``transfer.archive`` has it (NULL: it cannot be)
+    states     of firmware and TPM, as oVirt packs them; in tables of their own, so that listings never read them
+    descriptors, machine_descriptors   the descriptors that machines were imported from, compressed
 """
 
 from __future__ import annotations
@@ -109,7 +111,23 @@ _VERSION_3: Step = (
 
 _VERSION_4: Step = ("ALTER TABLE drop_entries ADD COLUMN archive BLOB",)
 
-STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+# By the machine's UUID: its row is a new one whenever its definition is replaced, these stay.
+_VERSION_5: Step = (
+    """
+    CREATE TABLE states (
+        machine TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        digest TEXT NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (machine, kind)
+    ) STRICT
+    """,
+    "CREATE TABLE descriptors (digest TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT",
+    "CREATE TABLE machine_descriptors (machine TEXT PRIMARY KEY, digest TEXT NOT NULL) STRICT, WITHOUT ROWID",
+)
+
+STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 """``STEPS[n]`` makes version n + 1 of version n. A released step is never edited."""
 
 

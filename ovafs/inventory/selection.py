@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from ovafs.inventory.inventory import Inventory
-    from ovafs.model import Machine, MachineKind
+    from ovafs.model import Machine, MachineKind, StateKind
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -84,6 +84,14 @@ class SelectedInventory:
     def left_out(self, machine: Machine) -> Sequence[str]:
         """As of the whole inventory."""
         return self._inventory.left_out(machine)
+
+    def read_state(self, machine: Machine, kind: StateKind) -> bytes:
+        """As of the whole inventory."""
+        return self._inventory.read_state(machine, kind)
+
+    def read_descriptor(self, machine: Machine) -> bytes | None:
+        """As of the whole inventory."""
+        return self._inventory.read_descriptor(machine)
 
     def close(self) -> None:
         """Close the whole inventory."""

@@ -3,13 +3,15 @@
 | member | data |
 |---|---|
 | vm.ovf or template.ovf | the descriptor, white space inside so that the next disk's data is aligned |
+| tpm.dat, nvram.dat | state of the machine, where it has any |
 | each disk, in the order given | the disk's image file; a zero tail so that the next disk's data is aligned |
 | (two zero blocks) | end of the archive, and of the file |
 
 Every disk's data begins at a multiple of 4096, so that loop devices, O_DIRECT readers and reflinks work on the
 finished file. oVirt's own ``pad`` members, made for the same purpose, stop its engines before 4.5; nothing but
-the descriptor and the disks is a member here. Sizes of disk members are multiples of 512, because oVirt's importer
-adds them up without rounding. The image formats allow bytes behind their end.
+the descriptor, state and the disks is a member here. Sizes of disk members are multiples of 512, because oVirt's
+importer adds them up without rounding (those of ``.dat`` files it rounds). The image formats allow bytes behind their
+end.
 """
 
 from __future__ import annotations
@@ -53,20 +55,21 @@ def member_sizes(file_sizes: Sequence[int]) -> list[int]:
     return [align_up(size + BLOCK, ALIGNMENT) - BLOCK for size in others] + [align_up(last, BLOCK)]
 
 
-def pad_descriptor(ovf: bytes) -> bytes:
+def pad_descriptor(ovf: bytes, between: int = 0) -> bytes:
     """``ovf`` with spaces before the root's closing tag, so that a disk's data behind it is aligned.
 
+    ``between`` are the bytes of the members in between, headers and padding included: a multiple of 512.
     What is aligned already stays as it is. Raises ValueError for text that does not end with a closing tag.
     """
     end = ovf.rfind(b"</")
     if end < 0 or not _CLOSING_TAG.fullmatch(ovf, end):
         raise ValueError("the descriptor does not end with the closing tag of its root element")
-    around = BLOCK + len(ovf) + BLOCK
+    around = BLOCK + len(ovf) + between + BLOCK
     return ovf[:end] + b" " * (align_up(around, ALIGNMENT) - around) + ovf[end:]
 
 
 class Package(Composite):
-    """An OVA of ``descriptor`` and ``disks`` (name of the member, image file), as oVirt packs it.
+    """An OVA of ``descriptor``, ``texts`` and ``disks`` (names of the members, their content), as oVirt packs it.
 
     With disks the descriptor goes through :func:`pad_descriptor`. ``mtime``, in whole seconds since the epoch,
     stands in every header. Raises ValueError for names that are equal or that tar headers cannot carry.
@@ -77,13 +80,19 @@ class Package(Composite):
     __slots__ = ("members",)
 
     def __init__(
-        self, descriptor_name: str, descriptor: bytes, disks: Sequence[tuple[str, StoredContent]], mtime: int
+        self,
+        descriptor_name: str,
+        descriptor: bytes,
+        disks: Sequence[tuple[str, StoredContent]],
+        mtime: int,
+        texts: Sequence[tuple[str, bytes]] = (),
     ) -> None:
         super().__init__()
         self.members: list[Member] = []
         if disks:
-            descriptor = pad_descriptor(descriptor)
-        self._append_member(descriptor_name, descriptor, len(descriptor), mtime)
+            descriptor = pad_descriptor(descriptor, sum(BLOCK + align_up(len(text), BLOCK) for _, text in texts))
+        for name, text in (descriptor_name, descriptor), *texts:
+            self._append_member(name, text, len(text), mtime)
         sizes = member_sizes([content.size for _, content in disks])
         for (name, content), size in zip(disks, sizes, strict=True):
             member = self._append_member(name, content, size, mtime)

@@ -22,7 +22,7 @@ import msgspec
 
 from ovafs import __version__
 from ovafs.errors import StaleHandle, UnsupportedFeature, VolumeChanged
-from ovafs.formats.ovf.ovirt import DiskFile, descriptor_name, write_ovf
+from ovafs.formats.ovf.ovirt import STATE_FILES, DiskFile, descriptor_name, write_ovf
 from ovafs.model import Machine, definition_digest
 from ovafs.storage.chain import Chain, open_chain
 from ovafs.storage.volume import FileIdentity
@@ -32,8 +32,9 @@ from ovafs.transfer.disk_plans import DiskPlans
 from ovafs.transfer.execute import execute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from ovafs.model import StateKind
     from ovafs.storage.map_cache import MapCache
     from ovafs.transfer.disk_plans import DiskPlan
 
@@ -108,8 +109,10 @@ class OpenPackage:
 class Packager:
     """Describes and opens packages; safe to use from several threads."""
 
-    def __init__(self, cache: MapCache) -> None:
+    def __init__(self, cache: MapCache, read_state: Callable[[Machine, StateKind], bytes]) -> None:
+        """``read_state`` gives the text of a state that a machine has; the inventory's."""
         self._cache = cache
+        self._read_state = read_state
         self._descriptions: dict[bytes, Description] = {}
         self._not_cached: set[bytes] = set()
         self._disk_plans = DiskPlans(cache)
@@ -178,7 +181,9 @@ class Packager:
             [DiskFile(chain.virtual_size, size) for chain, size in zip(chains, sizes, strict=True)],
         )
         names = [disk.volume.uuid for disk in machine.disks]
-        package = Package(descriptor_name(machine), ovf, list(zip(names, disks, strict=True)), machine.modified)
+        texts = [(STATE_FILES[kind], self._read_state(machine, kind)) for kind in machine.states]
+        members = list(zip(names, disks, strict=True))
+        package = Package(descriptor_name(machine), ovf, members, machine.modified, texts)
         files = tuple(stamp for chain in chains for stamp in chain.identities())
         description = Description(
             generation=_generation(machine, files, [ovf, *(plan.layout for plan in plans)]),

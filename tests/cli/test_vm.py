@@ -13,7 +13,9 @@ from click.testing import CliRunner, Result
 
 from ovafs.cli import vm as vm_module
 from ovafs.cli.main import cli
+from ovafs.inventory.attachments import Attachments
 from ovafs.inventory.pool import Pool, create_pool
+from ovafs.model import state_of
 from tests.support.definitions import machine, nic, rich_machine
 from tests.support.processes import ovafs, run
 
@@ -262,6 +264,24 @@ class TestShow:
         assert "say which by its UUID (or --template)" in result.stderr
         assert invoke("vm", "show", "pool", "gold", "--template").stdout == FIELDS
 
+    def test_state_and_descriptor_of_an_import(self, three_machines: Path) -> None:
+        text, state = b'<?xml version="1.0"?>\r\n<Envelope>\xc3\xbc</Envelope>', b"=0=QUJD"
+        with closing(Pool("pool")) as pool:
+            imported = machine("taken", disks=(), nvram=state_of(state), tpm=state_of(state))
+            pool.register([imported], [], Attachments({state_of(state).digest: state}, text))
+        shown = invoke("vm", "show", "pool", "taken").stdout
+        assert shown.endswith(
+            "TPM state:           kept, 7 B\n"
+            "Firmware variables:  kept, 7 B\n"
+            "Descriptor:          kept, 46 B; --descriptor prints it\n"
+        )
+        assert json.loads(invoke("vm", "show", "pool", "taken", "--json").stdout)["tpm"]["size"] == 7
+        assert invoke("vm", "show", "pool", "taken", "--descriptor").stdout_bytes == text
+        assert invoke("vm", "show", "pool", "taken", "--descriptor", "--json").exit_code == 2
+        none = invoke("vm", "show", "pool", "gold", "--descriptor")
+        assert (none.exit_code, none.stdout) == (1, "")
+        assert none.stderr == "ovafs: error: gold was not imported: there is no descriptor of it\n"
+
     def test_nothing(self, three_machines: Path) -> None:
         result = invoke("vm", "show", "pool", "web", "--template")
         assert (result.exit_code, result.stdout) == (1, "")
@@ -363,4 +383,6 @@ DOCUMENT = {
             "model": "virtio",
         },
     ],
+    "nvram": None,
+    "tpm": None,
 }

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import bz2
+import contextlib
 import io
 import random
+import sqlite3
+import sys
 import tarfile
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +17,8 @@ import pytest
 from ovafs.errors import InvalidPackage
 from ovafs.model import DiskInterface, Firmware
 from tests.support.oracles import assert_same_disk, check_qcow2, tar_members
+from tests.support.ovirt_reader import read_ovf
+from tests.support.ovirt_walker import walk
 from tests.support.packages import content, converted, import_pool
 from tests.support.processes import run
 
@@ -63,7 +68,9 @@ def ovf(sizes: list[int], *, name: str = "demo", volume_format: str = "COW", uri
     )
 
 
-NVRAM = b"=0=" + base64.encodebytes(bz2.compress(b"variables" * 100))
+VARIABLES = b"variables" * 100
+NVRAM = b"=0=" + base64.encodebytes(bz2.compress(VARIABLES))
+TPM = base64.encodebytes(b"tpm" * 100)
 OLD_NVRAM = b'{ value : "' + NVRAM + b'" }'
 
 
@@ -141,8 +148,7 @@ def sizes(images: dict[str, bytes]) -> list[int]:
 def test_today(pool: ImportPool, images: dict[str, bytes], tmp_path: Path) -> None:
     """With pad members, TPM and NVRAM, and the disks in another order than the descriptor's."""
     swapped = {name: images[name] for name in reversed(DISKS)}
-    states = {"tpm.dat": base64.encodebytes(b"tpm" * 100), "nvram.dat": NVRAM}
-    package = pack(ovf(sizes(images)), swapped, pads=True, states=states)
+    package = pack(ovf(sizes(images)), swapped, pads=True, states={"tpm.dat": TPM, "nvram.dat": NVRAM})
     warnings = take(pool, package, tmp_path)
     assert [member.name for member in tar_members(tmp_path / "package.ova") if member.name == "pad"]
     assert warnings == [
@@ -151,13 +157,62 @@ def test_today(pool: ImportPool, images: dict[str, bytes], tmp_path: Path) -> No
     ]
 
 
-def test_states_with_the_wrapper_of_4_5_4(pool: ImportPool, images: dict[str, bytes], tmp_path: Path) -> None:
-    text = ovf(sizes(images)).replace(
-        "</References>", '<File ovf:href="nvram.dat" ovf:id="nvram.dat" ovf:size="9"></File></References>'
+def with_states(text: str, states: dict[str, bytes]) -> str:
+    files = "".join(
+        f'<File ovf:href="{name}" ovf:id="{name}" ovf:size="{len(data)}"></File>' for name, data in states.items()
     )
-    warnings = take(pool, pack(text, images, states={"nvram.dat": OLD_NVRAM}), tmp_path)
-    assert warnings == ["the firmware's variables (nvram.dat) are left out"]
-    assert pool.pool.find("demo").firmware == Firmware.UEFI
+    return text.replace("</References>", f"{files}</References>")
+
+
+@pytest.mark.parametrize("nvram", [NVRAM, OLD_NVRAM, NVRAM.replace(b"\n", b"")])
+def test_states_in_the_forms_of_all_versions(
+    pool: ImportPool, images: dict[str, bytes], tmp_path: Path, nvram: bytes
+) -> None:
+    """They come out in the form that every engine reads, and again so when that is imported."""
+    states = {"tpm.dat": TPM, "nvram.dat": nvram}
+    assert take(pool, pack(with_states(ovf(sizes(images)), states), images, states=states), tmp_path) == []
+    machine = pool.pool.find("demo")
+    assert machine.firmware == Firmware.UEFI
+    first = exported(pool, tmp_path / "first.ova")
+    assert first == {"tpm.dat": TPM.replace(b"\n", b""), "nvram.dat": NVRAM.replace(b"\n", b"")}
+    assert bz2.decompress(base64.b64decode(first["nvram.dat"].removeprefix(b"=0="))) == VARIABLES
+    with import_pool(tmp_path / "again") as other:
+        again = other.take((tmp_path / "first.ova").read_bytes()).machines[0]
+        assert (again.tpm, again.nvram) == (machine.tpm, machine.nvram)
+        assert exported(other, tmp_path / "second.ova") == first
+        other.pool.remove("demo")
+        with contextlib.closing(sqlite3.connect(other.path / "catalog.sqlite")) as catalog:
+            assert catalog.execute("SELECT machine FROM states UNION SELECT digest FROM descriptors").fetchall() == []
+
+
+def exported(pool: ImportPool, target: Path) -> dict[str, bytes]:
+    """The state files of an export, judged by what oVirt's engine and its host make of it."""
+    run(sys.executable, "-m", "ovafs", "export", "-q", pool.path, "demo", target)
+    with tarfile.open(target) as tar:
+        contents = {name: (tar.extractfile(name) or io.BytesIO()).read() for name in tar.getnames()[:3]}
+    entity = read_ovf(contents.pop("vm.ovf"))
+    walk(target, {disk.remote_path: "/target" for disk in entity.disks})
+    assert [(one.type, one.device) for one in entity.devices if one.type == "tpm"] == [("tpm", "tpm")]
+    return contents
+
+
+def test_states_before_the_descriptor_and_states_that_are_none(
+    pool: ImportPool, images: dict[str, bytes], tmp_path: Path
+) -> None:
+    states = {"tpm.dat": b"not base64!", "nvram.dat": NVRAM}
+    text = with_states(ovf(sizes(images)), states)
+    folder = tmp_path / "unpacked"
+    folder.mkdir()
+    for name, data in {**states, "vm.ovf": text.encode(), **images}.items():
+        (folder / name).write_bytes(data)
+    run("tar", "-C", folder, "-cf", tmp_path / "behind.ova", "nvram.dat", "vm.ovf", "tpm.dat", *DISKS)
+    warnings = take(pool, (tmp_path / "behind.ova").read_bytes(), tmp_path)
+    (warning,) = warnings
+    assert warning.startswith("tpm.dat: is not base64: ")
+    assert warning.endswith("; this state of the machine is left out")
+    machine = pool.pool.find("demo")
+    assert machine.tpm is None
+    assert machine.nvram is not None
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])

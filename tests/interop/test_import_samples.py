@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import bz2
 import gzip
 import re
 from typing import TYPE_CHECKING
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ovafs.errors import InvalidPackage
+from ovafs.model import StateKind
 from tests.support.oracles import assert_same_disk, check_qcow2, extract
 from tests.support.packages import import_pool
 from tests.support.processes import run
@@ -47,7 +50,7 @@ SAID = {
     "ovftool/tdAppliance1-t7-bad-instance.ova": "readme.txt: not in the descriptor, ignored",
     "virtualbox/efi-scsi-ovf20-iso.ova": f"the medium {EFI}-disk003.iso is left out",
     "virtualbox/linux-sata-nomf.ova": "the archive has neither an end nor a manifest: nothing says that it is whole",
-    "virtualbox/two-vms-ovf10.ova": f"the firmware's variables ({EFI}.nvram) are left out",
+    "virtualbox/two-vms-ovf10.ova": "the CD drive 'cdrom1' is left out",
 }
 REFUSED = {
     "other/glance/testserver-bad-ovf.ova": "'illegal-xml.ovf': the descriptor is not well-formed XML",
@@ -92,6 +95,13 @@ def test_samples_that_are_taken(pool: ImportPool, tmp_path: Path, name: str) -> 
                 truth.write_bytes(gzip.decompress(packed.read_bytes()))
                 assert_same_disk(volume, truth, "qcow2", "raw")
     assert list(judges) == []
+    unpacked = {file.suffix: file for file in (tmp_path / "unpacked").iterdir()}
+    for machine in imported.machines:
+        assert pool.pool.read_descriptor(machine) == unpacked[".ovf"].read_bytes()
+        assert (machine.nvram is not None) == (machine.name == EFI)
+        if machine.nvram is not None:
+            text = pool.pool.read_state(machine, StateKind.NVRAM)
+            assert bz2.decompress(base64.b64decode(text.removeprefix(b"=0="))) == unpacked[".nvram"].read_bytes()
 
 
 def _unpacked(sample: Path, folder: Path) -> Iterator[Path]:

@@ -91,7 +91,7 @@ def test_ten_thousand_machines(pool: Pool) -> None:
     statements: list[str] = []
     pool._reader._connection.set_trace_callback(statements.append)  # type: ignore[attr-defined]
     assert pool.machines() == machines
-    assert len(statements) == 5, "begin, machines, disks, NICs, commit: no query for each machine"
+    assert len(statements) == 6, "begin, machines, disks, NICs, states, commit: no query for each machine"
 
 
 def test_find(pool: Pool) -> None:

@@ -290,3 +290,18 @@ def test_qemu_opens_every_disk_inside_the_package(tmp_path: Path) -> None:
         image = oracles.in_place(path, member)
         oracles.check_qcow2(image)
         oracles.assert_same_disk(reference, image, "raw", "qcow2")
+
+
+@pytest.mark.parametrize("sizes", [(1,), (512,), (513, 4096), (100_000, 7)])
+@pytest.mark.parametrize("with_disk", [True, False])
+def test_texts_between_descriptor_and_disks(tmp_path: Path, sizes: tuple[int, ...], with_disk: bool) -> None:
+    """GNU tar reads them back, and the disk behind them is as aligned as without them."""
+    texts = [(f"{number}.dat", bytes([65 + number]) * size) for number, size in enumerate(sizes)]
+    disks = [("disk", File(0, 1000))] if with_disk else []
+    package = ova.Package("vm.ovf", b"<a></a>\n", disks, 1, texts)
+    path = tmp_path / "package.ova"
+    path.write_bytes(planned_bytes(package, 0, package.size))
+    members = oracles.tar_members(path)
+    assert [member.name for member in members] == ["vm.ovf", *(name for name, _ in texts), *(name for name, _ in disks)]
+    assert [path.read_bytes()[one.offset :][: one.size] for one in members[1 : 1 + len(texts)]] == [t for _, t in texts]
+    assert not with_disk or members[-1].offset % ova.ALIGNMENT == 0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
     from ovafs.errors import OvafsError
+    from ovafs.model import StateKind
 
 UUID = "00000000-0000-4000-8000-{:012d}"
 
@@ -64,6 +65,12 @@ class MemoryInventory:
 
     def left_out(self, machine: Machine) -> Sequence[str]:
         return ()
+
+    def read_state(self, machine: Machine, kind: StateKind) -> bytes:
+        raise AssertionError(f"{machine.name} has no state of its {kind}")
+
+    def read_descriptor(self, machine: Machine) -> bytes | None:
+        return None
 
     def close(self) -> None:
         pass

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from ovafs.model import StateKind
+
 KIB = 1 << 10
 MIB = 1 << 20
 
@@ -93,14 +95,20 @@ def judge_ova(ova: Path, machine: Machine, images: list[Image]) -> None:
     """Names and order by GNU tar, bsdtar and oVirt's walk; each disk by ``qemu-img check`` and ``compare``."""
     members = tar_members(ova)
     volumes = [disk.volume.uuid for disk in machine.disks]
-    assert [member.name for member in members] == [f"{machine.kind}.ovf", *volumes]
+    states = [f"{kind}.dat" for kind in machine.states]
+    assert [member.name for member in members] == [f"{machine.kind}.ovf", *states, *volumes]
     assert bsdtar_names(ova) == [member.name for member in members]
     assert [disk.name for disk in walk(ova, {name: f"/images/{name}" for name in volumes})] == volumes
-    for member, image in zip(members[1:], images, strict=True):
+    for member, image in zip(members[1 + len(states) :], images, strict=True):
         assert member.offset % 4096 == 0
         disk = in_place(ova, member)
         check_qcow2(disk)
         assert_same_disk(image.path, disk, image.format, "qcow2")
+
+
+def no_states(machine: Machine, kind: StateKind) -> bytes:
+    """For packages of machines that have no state."""
+    raise AssertionError(f"{machine.name} has no state of its {kind}")
 
 
 def raw_image(path: Path, size: int = 4 * MIB, *, seed: int = 1, hole: tuple[int, int] | None = None) -> Image:

@@ -19,7 +19,7 @@ from ovafs.transfer.packager import Packager
 from tests.support.filesystems import in_memory, loop_device
 from tests.support.images import create, io
 from tests.support.images import run as run_tool
-from tests.support.pools import Image, chain_image, judge_ova, pool_builder, raw_image
+from tests.support.pools import Image, chain_image, judge_ova, no_states, pool_builder, raw_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ def target(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def opened(machine: Machine) -> Iterator[OpenPackage]:
-    packager = Packager(MapCache(None))
+    packager = Packager(MapCache(None), no_states)
     with contextlib.closing(packager.open(machine, packager.describe(machine).generation)) as package:
         yield package
 

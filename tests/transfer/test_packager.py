@@ -23,7 +23,7 @@ from ovafs.transfer import disk_plans
 from ovafs.transfer import packager as packager_module
 from ovafs.transfer.packager import OpenPackage, Packager
 from tests.support.filesystems import in_memory, on_loop
-from tests.support.pools import Image, PoolBuilder, chain_image, judge_ova, pool_builder, raw_image
+from tests.support.pools import Image, PoolBuilder, chain_image, judge_ova, no_states, pool_builder, raw_image
 from tests.support.processes import run
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def builder(tmp_path: Path) -> Iterator[PoolBuilder]:
 @pytest.fixture
 def packager(tmp_path: Path) -> Iterator[Packager]:
     with contextlib.closing(MapCache(str(tmp_path / "maps.sqlite"))) as cache:
-        yield Packager(cache)
+        yield Packager(cache, no_states)
 
 
 async def read_all(package: OpenPackage, piece: int = 100_003) -> bytes:
@@ -95,10 +95,10 @@ def test_description_is_found_again_without_opening_an_image(
     machine = builder.add("web", chain_image(builder.images, "b"))
     cache_path = str(tmp_path / "maps.sqlite")
     with contextlib.closing(MapCache(cache_path)) as cache:
-        first = Packager(cache).describe(machine)
+        first = Packager(cache, no_states).describe(machine)
     monkeypatch.setattr(packager_module, "open_chain", None)
     with contextlib.closing(MapCache(cache_path)) as cache:
-        again = Packager(cache)
+        again = Packager(cache, no_states)
         again.preload([machine])
         assert again.describe(machine) == first
         assert again.describe(machine) is again.describe(machine)
@@ -107,8 +107,8 @@ def test_description_is_found_again_without_opening_an_image(
 def test_a_damaged_cache_is_only_slower(builder: PoolBuilder, tmp_path: Path) -> None:
     machine = builder.add("web", chain_image(builder.images, "b"))
     with contextlib.closing(MapCache(None)) as cache:
-        first = Packager(cache).describe(machine)
-        assert Packager(cache).describe(machine) == first
+        first = Packager(cache, no_states).describe(machine)
+        assert Packager(cache, no_states).describe(machine) == first
 
 
 @pytest.mark.parametrize("change", ["content", "size", "times", "permissions", "replaced"])
@@ -239,9 +239,9 @@ def test_another_layout_of_the_same_files_is_another_generation(builder: PoolBui
     with in_memory(tmp_path, "tmpfs", "size=8M") as folder:
         image = raw_image(folder / "a.raw")
         machine = builder.add("web", image)
-        before = Packager(MapCache(None)).describe(machine)
+        before = Packager(MapCache(None), no_states).describe(machine)
         fill_holes_by_mapping(image.path)
-        restarted = Packager(MapCache(None))
+        restarted = Packager(MapCache(None), no_states)
         after = restarted.describe(machine)
         assert after.files == before.files
         assert after.size > before.size
@@ -257,7 +257,7 @@ def test_a_description_that_an_open_disproves_is_replaced(
     with in_memory(tmp_path, "tmpfs", "size=8M") as folder:
         image = raw_image(folder / "a.raw")
         machine = builder.add("web", image)
-        packager = Packager(MapCache(None))
+        packager = Packager(MapCache(None), no_states)
         before = packager.describe(machine)
         fill_holes_by_mapping(image.path)
         packager.describe(builder.add("other", raw_image(builder.images / "b.raw")))  # the plan of "web" makes room
@@ -281,7 +281,7 @@ def test_what_another_version_of_ovafs_kept_is_not_used(
 def test_descriptions_of_machines_that_are_gone_are_forgotten(
     builder: PoolBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packager = Packager(MapCache(None))
+    packager = Packager(MapCache(None), no_states)
     here, gone = builder.add("here"), builder.add("gone")
     packager.describe(here)
     packager.describe(gone)

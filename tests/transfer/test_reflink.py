@@ -16,7 +16,7 @@ from ovafs.transfer.packager import Packager
 from ovafs.transfer.reflink import block_size, can_clone, clone_range
 from tests.support.filesystems import in_memory, on_loop
 from tests.support.images import create, io
-from tests.support.pools import Image, judge_ova, pool_builder
+from tests.support.pools import Image, judge_ova, no_states, pool_builder
 from tests.support.processes import run
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def test_no_reflinks(tmp_path: Path) -> None:
 
 
 def export(machine: Machine, destination: Path) -> Exported:
-    packager = Packager(MapCache(None))
+    packager = Packager(MapCache(None), no_states)
     package = packager.open(machine, packager.describe(machine).generation)
     try:
         partial = begin_export(package, str(destination), resume=False, replace=False)
@@ -135,7 +135,7 @@ def test_the_bytes_are_those_of_the_plan(folder: Path, tmp_path: Path) -> None:
     image = make_chain(folder)
     with pool_builder(tmp_path) as pool:
         machine = pool.add("web", image)
-        packager = Packager(MapCache(None))
+        packager = Packager(MapCache(None), no_states)
         package = packager.open(machine, packager.describe(machine).generation)
         try:
             expected = executed(package)

@@ -3,7 +3,8 @@ r"""The OVF descriptor as oVirt's OVA reader needs it, and as virt-v2v, VDSM and
 The document, in its order (one element a line, UTF-8, an LF at the end)::
 
     Envelope                                     the default xmlns comes first, a blank follows it
-      References      File                       id = href = the volume's uuid = the name of the tar member
+      References      File                       id = href = the volume's uuid = the name of the tar member;
+                                                 tpm.dat and nvram.dat of machines with such state
       DiskSection     Info, Disk                 required by oVirt, even when it is empty
       NetworkSection  Info, Network              one for each distinct network; left out when there is none
       VirtualSystem   id = the machine's uuid
@@ -55,7 +56,7 @@ from ovafs.errors import InvalidDefinition
 from ovafs.formats.ovf.os_ids import GuestOs, guest_os
 from ovafs.formats.ovf.ovirt_hardware import hardware_items
 from ovafs.formats.ovf.xmltext import escape
-from ovafs.model import DiskInterface, Firmware, Machine, MachineKind
+from ovafs.model import DiskInterface, Firmware, Machine, MachineKind, StateKind
 from ovafs.units import MIB
 
 if TYPE_CHECKING:
@@ -79,6 +80,10 @@ _INTERFACES = {
     DiskInterface.SATA: "SATA",
     DiskInterface.IDE: "IDE",
 }
+
+
+STATE_FILES = {StateKind.TPM: "tpm.dat", StateKind.NVRAM: "nvram.dat"}
+"""The names of the state files in a package: id and href of a File, and the tar member."""
 
 
 class DiskFile(NamedTuple):
@@ -164,6 +169,9 @@ def _references(machine: Machine, disk_files: Sequence[DiskFile]) -> str:
         f'    <File ovf:id="{disk.volume.uuid}" ovf:href="{disk.volume.uuid}" ovf:size="{file.file_size}"/>\n'
         for disk, file in zip(machine.disks, disk_files, strict=True)
     )
+    for kind, state in machine.states.items():
+        name = STATE_FILES[kind]
+        files += f'    <File ovf:id="{name}" ovf:href="{name}" ovf:size="{state.size}"/>\n'
     return f"  <References>\n{files}  </References>\n"
 
 

@@ -14,6 +14,7 @@ network adapter                 10             Connection = network, may be empt
                                                number of the model; Name and MACAddress (oVirt's)
 video card                      32768          VirtualQuantity = monitors; Type, Device (oVirt's)
 virtio-scsi controller          0              Type, Device (oVirt's)
+TPM                             0              HostResource = its state; Type, Device (oVirt's)
 ==============================  =============  ================================================================
 """
 
@@ -63,6 +64,8 @@ def hardware_items(machine: Machine, interfaces: Sequence[DiskInterface]) -> Ite
     yield _device_item("Video card", next(numbers), 32768, "video", "vga")
     if DiskInterface.VIRTIO_SCSI in interfaces:
         yield _device_item("VirtIO-SCSI controller", next(numbers), 0, "controller", "virtio-scsi")
+    if machine.tpm is not None:
+        yield _tpm_item(next(numbers))
 
 
 def _cpu_item(cpu: CpuTopology, number: int) -> str:
@@ -121,6 +124,18 @@ def _device_item(name: str, number: int, resource_type: int, kind: str, device: 
         ("rasd:VirtualQuantity", 1),
         ("Type", kind),
         ("Device", device),
+        attributes=' ovf:required="false"',
+    )
+
+
+def _tpm_item(number: int) -> str:
+    return _item(
+        ("rasd:ElementName", "TPM"),
+        ("rasd:HostResource", "ovf:/file/tpm.dat"),
+        ("rasd:InstanceID", number),
+        ("rasd:ResourceType", 0),
+        ("Type", "tpm"),
+        ("Device", "tpm"),
         attributes=' ovf:required="false"',
     )
 

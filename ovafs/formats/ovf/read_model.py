@@ -7,10 +7,16 @@ that the descriptor says nothing. What the model has no place for is in ``unknow
 from __future__ import annotations
 
 import enum
+import html
+import re
 
 import msgspec
 
 from ovafs.model import CpuTopology, Firmware, MachineKind, NicModel
+
+_TAG = re.compile(r"<(?:[^\s<>/:]+:)?([^\s<>/]+)")
+_TITLE = re.compile(r"<(?:[^\s<>/:]+:)?(?:ElementName|Caption)(?:\s[^<>]*)?>([^<]+)<")
+_KEY = re.compile(r"<[^<>]*?[\s:](?:key|type|id)=\"([^\"<>]+)\"")
 
 
 class PackageFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +128,16 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
     tpm: PackageFile | None = None
     unknown: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def label_of(piece: str) -> str:
+    """What a piece of ``unknown`` is, in a few words: "Item 'Video card'", "Config 'firmware'", "EulaSection"."""
+    head = _TAG.match(piece)
+    if head is None:
+        return "element"
+    titles = (_TITLE.search(piece), _KEY.match(piece))
+    title = next((match[1] for match in titles if match is not None), "")
+    return f"{head[1][:60]} {html.unescape(title)[:60]!r}" if title else head[1][:60]
 
 
 class Descriptor(msgspec.Struct, frozen=True, kw_only=True):

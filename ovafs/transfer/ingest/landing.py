@@ -31,6 +31,7 @@ from ovafs.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ovafs.inventory.attachments import Attachments
     from ovafs.inventory.pool import Pool
     from ovafs.model import Machine
     from ovafs.storage.writer.volume_writer import VolumeWriter
@@ -72,7 +73,7 @@ class Landing(Protocol):
         """The volume that a writer of :meth:`new_volume` writes, as a machine's definition names it."""
         ...
 
-    def commit(self, machines: Sequence[Machine]) -> None:
+    def commit(self, machines: Sequence[Machine], kept: Attachments) -> None:
         """All writers have finished: the machines are there, with their disks."""
         ...
 
@@ -153,17 +154,18 @@ class PoolLanding:
         """What the volume's file was when :meth:`commit` registered it."""
         return self._identities.get(writer.path)
 
-    def commit(self, machines: Sequence[Machine]) -> None:
-        """Publish all volumes, whose writers have finished, and register ``machines``: durable when this returns.
+    def commit(self, machines: Sequence[Machine], kept: Attachments) -> None:
+        """Publish all volumes, whose writers have finished, and register ``machines`` with what is ``kept`` of them.
 
-        After NameTaken and InvalidDefinition, of a catalog that changed meanwhile, it can be called again.
+        Durable when this returns. After NameTaken and InvalidDefinition, of a catalog that changed meanwhile, it can
+        be called again.
         """
         for volume in self._volumes.values():
             volume.publish()
         sync_directory(self._directory)
         self._identities = {path: _identity(volume.path) for path, volume in self._volumes.items()}
         self._may_be_registered = True
-        self._pool.register(machines, [volume.uuid for volume in self._volumes.values()])
+        self._pool.register(machines, [volume.uuid for volume in self._volumes.values()], kept)
         self._volumes.clear()
 
     def close(self) -> None:
@@ -255,7 +257,7 @@ class DryLanding:
             raise TypeError("the writer is of another landing")
         return definition(writer.volume)
 
-    def commit(self, machines: Sequence[Machine]) -> None:
+    def commit(self, machines: Sequence[Machine], kept: Attachments) -> None:
         """Nothing is registered."""
 
     def identity_of(self, writer: VolumeWriter) -> FileIdentity | None:  # noqa: ARG002  # of Landing

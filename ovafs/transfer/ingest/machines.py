@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ovafs.errors import NameTaken
-from ovafs.formats.ovf.read_model import ControllerKind
+from ovafs.formats.ovf.read_model import ControllerKind, label_of
 from ovafs.inventory.define import new_mac
 from ovafs.inventory.rules import check_machine
-from ovafs.model import CpuTopology, Disk, DiskInterface, Machine, MachineKind, Nic, NicModel, Volume
+from ovafs.model import (
+    CpuTopology,
+    Disk,
+    DiskInterface,
+    Machine,
+    MachineKind,
+    Nic,
+    NicModel,
+    State,
+    Volume,
+    state_of,
+)
 from ovafs.transfer.ingest.choices import Clash, Identity
 from ovafs.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from ovafs.formats.ovf.read_model import DiskSlot, NetworkAdapter, PackageDisk, System
+    from ovafs.formats.ovf.read_model import DiskSlot, NetworkAdapter, PackageDisk, PackageFile, RemovableDrive, System
     from ovafs.transfer.ingest.choices import DiskChoices, ImportChoices
 
 _INTERFACES = {
@@ -28,6 +40,10 @@ _INTERFACES = {
     ControllerKind.VIRTIO: DiskInterface.VIRTIO,
     ControllerKind.VIRTIO_SCSI: DiskInterface.VIRTIO_SCSI,
 }
+
+
+_MAX_LABELS = 20
+"""Kinds of elements without a place that a message lists; descriptors of appliances have hundreds."""
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,10 +55,11 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Landed(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the disks of a package are, and what was chosen for single ones."""
+    """Where the disks of a package are, and what was chosen for single ones; the texts of states, by file name."""
 
     volumes: Mapping[PackageDisk, Volume]
     chosen: Mapping[PackageDisk, DiskChoices]
+    states: Mapping[str, bytes]
 
 
 def make_machine(
@@ -75,6 +92,8 @@ def make_machine(
         modified=now,
         disks=_disks(system.disks, name, landed, warnings),
         nics=_nics(system.nics, choices, taken, warnings),
+        nvram=_state(system.nvram, landed.states),
+        tpm=_state(system.tpm, landed.states),
     )
     warnings += _left_out(system)
     check_machine(machine)
@@ -157,14 +176,27 @@ def _free_mac(wanted: str, adapter: str, taken: Taken, warnings: list[str]) -> s
     return mac
 
 
+def _state(file: PackageFile | None, states: Mapping[str, bytes]) -> State | None:
+    text = states.get(file.href) if file is not None else None
+    return None if text is None else state_of(text)
+
+
 def _left_out(system: System) -> list[str]:
     """What the pool has no place for."""
-    left = []
-    if system.nvram is not None:
-        left.append(f"the firmware's variables ({system.nvram.href}) are left out")
-    if system.tpm is not None:
-        left.append(f"the TPM's state ({system.tpm.href}) is left out")
-    left += [f"the medium {drive.file.href} is left out" for drive in system.drives if drive.file is not None]
-    if system.unknown:
-        left.append(f"{len(system.unknown)} elements of the descriptor have no place in the pool")
-    return left
+    return [*map(_drive_left_out, system.drives), *without_place(system.unknown)]
+
+
+def _drive_left_out(drive: RemovableDrive) -> str:
+    if drive.file is not None:
+        return f"the medium {drive.file.href} is left out"
+    return f"the {'floppy' if drive.is_floppy else 'CD'} drive {drive.name!r} is left out"
+
+
+def without_place(pieces: Sequence[str]) -> list[str]:
+    """What is said of elements that the model has no place for: once for all of them."""
+    if not pieces:
+        return []
+    counts = Counter(map(label_of, pieces))
+    labels = [f"{label} ({count} times)" if count > 1 else label for label, count in counts.items()]
+    more = f" and {len(labels) - _MAX_LABELS} more" if len(labels) > _MAX_LABELS else ""
+    return [f"no place in the pool, kept in the descriptor: {', '.join(labels[:_MAX_LABELS])}{more}"]

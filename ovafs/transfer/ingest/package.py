@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from ovafs.errors import InvalidDefinition, NameTaken, NotReadable
+from ovafs.inventory.attachments import Attachments
+from ovafs.model import state_of
 from ovafs.storage.writer.image import ImageWriter
 from ovafs.storage.writer.new_volume import NewVolume
 from ovafs.transfer.archive import StoredSource, encode_archive
@@ -21,7 +23,7 @@ from ovafs.transfer.ingest.choices import (
     formats_of_disks,
 )
 from ovafs.transfer.ingest.landing import DryLanding, PoolLanding, definition
-from ovafs.transfer.ingest.machines import Landed, Taken, make_machine
+from ovafs.transfer.ingest.machines import Landed, Taken, make_machine, without_place
 from ovafs.transfer.ingest.recorder import NOT_KEPT
 from ovafs.transfer.ingest.session import Ingest
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from ovafs.storage.writer.volume_writer import VolumeWriter
     from ovafs.streams.segment import Segment
     from ovafs.transfer.ingest.landing import Landing
+    from ovafs.transfer.ingest.session import Contents
     from ovafs.transfer.ingest.target import TargetFormat
 
 
@@ -135,7 +138,7 @@ class PackageImport:
             contents.warnings.extend(self._too_late(contents.descriptor, choices))
             self._choices = choices
         volumes = {disk: self._landing.volume_of(writer) for disk, writer in contents.disks.items()}
-        machines, warnings = self._register(contents.descriptor, volumes, default_name)
+        machines, warnings = self._register(contents, volumes, default_name)
         self.archive = self._archive([(writer, volumes[disk]) for disk, writer in contents.disks.items()])
         return Imported(machines, contents.warnings + warnings)
 
@@ -168,7 +171,7 @@ class PackageImport:
         self._formats = formats_of_disks(descriptor, self._choices)
         directory = self._pool.volumes_path
         volumes = {disk: definition(NewVolume.name(directory, form.converted)) for disk, form in self._formats.items()}
-        _make_machines(descriptor, volumes, self._choices, _taken(self._pool), self._default_name)
+        _make_machines(descriptor, volumes, {}, self._choices, _taken(self._pool), self._default_name)
         self._landing.check_space(_least_size(descriptor))
         return self._formats
 
@@ -180,13 +183,15 @@ class PackageImport:
             if wanted[disk] != form
         ]
 
-    def _register(self, descriptor: Descriptor, volumes: Mapping[PackageDisk, Volume], default_name: str) -> Imported:
+    def _register(self, contents: Contents, volumes: Mapping[PackageDisk, Volume], default_name: str) -> Imported:
         """Make and register the machines; once more if another process took one of their names in between."""
+        descriptor, states = contents.descriptor, contents.states
+        kept = Attachments({state_of(text).digest: text for text in states.values()}, contents.source)
         while True:
             taken = _taken(self._pool)
-            imported = _make_machines(descriptor, volumes, self._choices, copy.deepcopy(taken), default_name)
+            imported = _make_machines(descriptor, volumes, states, self._choices, copy.deepcopy(taken), default_name)
             try:
-                self._landing.commit(imported.machines)
+                self._landing.commit(imported.machines, kept)
             except (NameTaken, InvalidDefinition):
                 if _taken(self._pool) == taken:
                     raise
@@ -201,17 +206,18 @@ def _taken(pool: Pool) -> Taken:
 def _make_machines(
     descriptor: Descriptor,
     volumes: Mapping[PackageDisk, Volume],
+    states: Mapping[str, bytes],
     choices: ImportChoices,
     taken: Taken,
     default_name: str | None,
 ) -> Imported:
     machines, warnings = [], check_against(descriptor, choices)
-    landed = Landed(volumes=volumes, chosen=choices_of_disks(descriptor, choices))
+    landed = Landed(volumes=volumes, chosen=choices_of_disks(descriptor, choices), states=states)
     for system in descriptor.systems:
         machine, said = make_machine(system, landed, choices, taken, default_name)
         machines.append(machine)
         warnings += said
-    return Imported(machines, warnings)
+    return Imported(machines, warnings + without_place(descriptor.unknown))
 
 
 def _least_size(descriptor: Descriptor) -> int:

@@ -5,6 +5,7 @@
 | the descriptor (``*.ovf``, exactly one) | parsed when it is complete; disks can come from then on |
 | the manifest (``*.mf``) | digests are checked from then on, and of the members before it |
 | a file that the descriptor names as a disk | decoded and written to a new volume while it arrives |
+| a file that the descriptor names as state of firmware or TPM | read, and handed over as text |
 | any file before the descriptor | kept in a spool, up to a limit, until the descriptor says what it is |
 | anything else | hashed, otherwise ignored, and said so |
 
@@ -29,6 +30,7 @@ from ovafs.transfer.ingest.digests import Hashers, MemberDigests
 from ovafs.transfer.ingest.disk import IncomingDisk
 from ovafs.transfer.ingest.recorder import Recorder
 from ovafs.transfer.ingest.spool import SpoolRoom
+from ovafs.transfer.ingest.states import IncomingStates
 from ovafs.units import SECTOR, align_up
 
 if TYPE_CHECKING:
@@ -46,9 +48,14 @@ _PIECE = 1 << 20
 
 
 class Contents(NamedTuple):
-    """A complete, verified package: its descriptor, and the disks of its machines, as finished volumes."""
+    """A complete, verified package: its descriptor, and the disks of its machines, as finished volumes.
+
+    ``source`` is the descriptor as it came; ``states`` are the texts of state files, by their names.
+    """
 
     descriptor: Descriptor
+    source: bytes
+    states: dict[str, bytes]
     disks: dict[PackageDisk, VolumeWriter]
     warnings: list[str]
 
@@ -80,6 +87,8 @@ class Ingest:
         self.recorder = Recorder()
         self._warnings: list[str] = []
         self._descriptor: Descriptor | None = None
+        self._source = b""
+        self._states = IncomingStates()
         self._disks: dict[PackageDisk, IncomingDisk] = {}
         self._empty_disks: dict[PackageDisk, VolumeWriter] = {}
         self._room = SpoolRoom(spool_limit)
@@ -151,7 +160,8 @@ class Ingest:
             self._warnings += disk.warnings
         self._make_empty_disks(self._descriptor)
         volumes = {disk: incoming.finish() for disk, incoming in self._disks.items()} | self._empty_disks
-        return Contents(self._descriptor, volumes, [*self._descriptor.warnings, *self._warnings])
+        warnings = [*self._descriptor.warnings, *self._states.warnings, *self._warnings]
+        return Contents(self._descriptor, self._source, self._states.texts, volumes, warnings)
 
     def close(self) -> None:
         """Take away every volume and everything that waits; idempotent. Volumes that have their names stay."""
@@ -193,6 +203,9 @@ class Ingest:
                 raise InvalidPackage(f"is {member.size} bytes long, more than {_MAX_TEXT}", member=member.name)
             self.recorder.begin_text(member)
             self._text = bytearray()
+        elif self._states.takes(member.name, member.size):
+            self.recorder.begin_other(member)
+            self._text = bytearray()
         elif self._descriptor is None:
             self._wait_for_descriptor(member)
         else:
@@ -206,6 +219,8 @@ class Ingest:
         elif self._text is not None:
             if _is_descriptor(member.name):
                 self._take_descriptor(bytes(self._text), member.name)
+            elif self._states.expects(member.name):
+                self._states.take(member.name, bytes(self._text))
             else:
                 self._take_manifest(bytes(self._text), member.name)
         self._disk = self._text = None
@@ -236,6 +251,9 @@ class Ingest:
         for name, (start, end, number) in self._waiting.items():
             disk = self._disk_of(name)
             self.recorder.resolve(number, disk, disk.received if disk is not None else 0)
+            if self._spool is not None and self._states.takes(name, end - start):
+                self._states.take(name, self._spool.read(start, end - start))
+                continue
             if disk is None or self._spool is None:
                 self._ignore(descriptor, name)
                 continue
@@ -259,6 +277,8 @@ class Ingest:
         if self._descriptor is not None:
             raise InvalidPackage("is a second descriptor", member=member)
         self._descriptor = descriptor = read_descriptor(data, member)
+        self._source = data
+        self._states.expect(descriptor)
         # oVirt's own packages have no manifest: nothing needs to be hashed (its engine tells them by this text, too).
         self._digests.expects_manifest = b"xmlns:ovirt" not in data
         attached = [slot.disk for system in descriptor.systems for slot in system.disks]

@@ -1,0 +1,81 @@
+"""State of the firmware and of the TPM as oVirt packs it: ``nvram.dat`` and ``tpm.dat``, two files of text.
+
+=====================================  =========================================================================
+form                                   who
+=====================================  =========================================================================
+base64                                 oVirt's tpm.dat: of a tar.xz of the directory that swtpm keeps
+``=0=`` and base64 of bzip2            oVirt's nvram.dat: of the file with the firmware's variables
+line breaks in it                      engines up to 4.4.4
+``=`` lost at the end                  some engines
+``{ value : "TEXT" }``                 engines from 4.5.4 up to 4.5.6
+zeros behind it                        the padding of the tar member counted in
+a volume of variables, not encoded     other producers: edk2's, by the ``_FVH`` at byte 40
+=====================================  =========================================================================
+
+What is kept is the text in the form that engines take: no wrapper, no line breaks, whole ``=``. It is decoded once to
+see that it is whole, never encoded again: the same state is the same text for ever.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import bz2
+import re
+
+from ovafs.errors import InvalidPackage
+
+MAX_STATE = 2 << 20
+"""Bytes of a state file; real ones have some kilobytes, and oVirt itself stops at 128 KiB (Linux's MAX_ARG_STRLEN)."""
+
+MAX_VARIABLES = 64 << 20
+"""Bytes that a state may inflate to: the largest flash of QEMU's machines."""
+
+_WRAPPER = re.compile(r"\{\s*\"?value\"?\s*:\s*\"([^\"]*)\"\s*\}")
+_BZIP2 = "=0="
+_VOLUME_SIGNATURE = b"_FVH"
+_VOLUME_SIGNATURE_AT = 40  # UEFI PI, volume 3, EFI_FIRMWARE_VOLUME_HEADER
+_PIECE = 1 << 20
+
+
+def read_state(data: bytes) -> bytes:
+    """The text of a state file, ready for oVirt. Raises InvalidPackage when it is in none of the forms above."""
+    if len(data) > MAX_STATE:
+        raise InvalidPackage(f"has {len(data)} bytes, more than {MAX_STATE}")
+    if data[_VOLUME_SIGNATURE_AT:].startswith(_VOLUME_SIGNATURE):
+        return _BZIP2.encode() + base64.b64encode(bz2.compress(data))
+    try:
+        text = data.rstrip(b"\0").decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise InvalidPackage("is neither oVirt's text nor a volume of edk2's variables") from None
+    wrapper = _WRAPPER.fullmatch(text)
+    text = re.sub(r"\\n|\s+", "", wrapper[1] if wrapper else text)
+    prefix = _BZIP2 if text.startswith(_BZIP2) else ""
+    digits = text.removeprefix(prefix).rstrip("=")
+    digits += "=" * (-len(digits) % 4)
+    try:
+        content = base64.b64decode(digits, validate=True)
+    except binascii.Error as error:
+        raise InvalidPackage(f"is not base64: {error}") from None
+    if not content:
+        raise InvalidPackage("is empty")
+    if prefix:
+        _check_bzip2(content)
+    return (prefix + digits).encode()
+
+
+def _check_bzip2(content: bytes) -> None:
+    """Inflate it piece by piece, and forget it."""
+    decompressor = bz2.BZ2Decompressor()
+    size = 0
+    while not decompressor.eof:
+        try:
+            piece = decompressor.decompress(content, _PIECE)
+        except OSError:
+            raise InvalidPackage("is not bzip2 behind its base64") from None
+        if not piece and decompressor.needs_input and not decompressor.eof:
+            raise InvalidPackage("is cut off: its bzip2 does not end")
+        content = b""
+        size += len(piece)
+        if size > MAX_VARIABLES:
+            raise InvalidPackage(f"inflates to more than {MAX_VARIABLES} bytes")
