@@ -7,7 +7,6 @@ import contextlib
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from ovafs.fuse.mounts import mounted_sources
 from ovafs.inventory.source import open_inventory
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -19,13 +18,6 @@ def complete_machine(ctx: click.Context, _: click.Parameter, incomplete: str) ->
     with contextlib.suppress(Exception), contextlib.closing(open_inventory(ctx.params["source"])) as inventory:
         names = {machine.name for machine in inventory.machines()}
         return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
-    return []
-
-
-def complete_mount(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Mount points of ovafs, for ``shell_complete=``."""
-    with contextlib.suppress(Exception):  # as above
-        return [CompletionItem(one.mountpoint) for one in mounted_sources() if one.mountpoint.startswith(incomplete)]
     return []
 
 

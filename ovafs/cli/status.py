@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import errno
 import os
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import msgspec
+from click.shell_completion import CompletionItem
 
-from ovafs.cli.completion import complete_mount
 from ovafs.cli.output import print_json
 from ovafs.errors import SourceError
 from ovafs.fuse.mounts import MountedSource, mounted_sources
@@ -34,8 +35,15 @@ class _Answer(NamedTuple):
     problem: str
 
 
+def _complete_mount(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Mount points of ovafs, for ``shell_complete=``."""
+    with contextlib.suppress(Exception):  # a shell that completes must not print what went wrong
+        return [CompletionItem(one.mountpoint) for one in mounted_sources() if one.mountpoint.startswith(incomplete)]
+    return []
+
+
 @click.command()
-@click.argument("what", metavar="[MOUNTPOINT|SOURCE]", required=False, shell_complete=complete_mount)
+@click.argument("what", metavar="[MOUNTPOINT|SOURCE]", required=False, shell_complete=_complete_mount)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(what: str | None, *, as_json: bool) -> None:
     """Say what the mount at MOUNTPOINT or those of SOURCE are doing; without an argument: all mounts of ovafs.
