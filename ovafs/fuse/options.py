@@ -95,9 +95,10 @@ def parse_options(lists: tuple[str, ...]) -> MountOptions:
 
 def options_document(options: MountOptions) -> dict[str, str | float | bool | list[str] | None]:
     """The options by their names, as JSON has them; permission bits in octal, as they were given."""
-    values = {name: getattr(options, name) for name in options.__struct_fields__ if name != "kernel"}
+    values = {name: getattr(options, name) for name in options.__struct_fields__}
+    patterns = {name: list(names) for name, names in msgspec.structs.asdict(values.pop("selection")).items()}
     bits = {name: f"{values[name]:04o}" for name in ("mode", "drop_mode")}
-    return {**values, **bits, "drop_format": options.drop_format.value, "kernel": sorted(options.kernel)}
+    return {**values, **patterns, **bits, "drop_format": options.drop_format.value, "kernel": sorted(options.kernel)}
 
 
 def _split(text: str) -> list[str]:
