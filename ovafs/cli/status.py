@@ -75,10 +75,14 @@ def _ask(mount: MountedSource) -> _Answer:
     path = os.path.join(mount.mountpoint, ".ovafs", "status.json")
     try:
         with open(path, "rb") as file:
-            return _Answer(mount, file.read(), "")
+            document = file.read()
+        msgspec.json.decode(document, type=MountStatus)
+    except msgspec.MsgspecError as error:  # one mount must not hide the others
+        return _Answer(mount, b"", f"{path}: not what this version of ovafs writes: {error}")
     except OSError as error:
         dead = f"dead: its process has ended; take it away with 'ovafs umount {mount.mountpoint}'"
         return _Answer(mount, b"", dead if error.errno == errno.ENOTCONN else f"{path}: {error.strerror}")
+    return _Answer(mount, document, "")
 
 
 def _json(answer: _Answer) -> dict[str, object]:
