@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _QCOW2_NAMES = (".qcow2", ".qcow")
 
+# Whoever gave such a name meant no raw disk: the file was cut off, or keeps its header at its end (a fixed VHD).
+_NOT_RAW_NAMES = (*_QCOW2_NAMES, ".qed", ".vdi", ".vhd", ".vhdx", ".vmdk")
+
 
 def choose_format(path: str, requested: DiskFormat | None) -> DiskFormat:
     """The format to record for the image at ``path``: what the user asked for, or a safe guess. Blocks.
@@ -41,11 +44,17 @@ def choose_format(path: str, requested: DiskFormat | None) -> DiskFormat:
 def guess_format(file: SourceFile, head: bytes, hint: str) -> DiskFormat:
     """The format of a file for which none is recorded; ``hint`` says how to record one.
 
-    No known magic: raw. qcow2 without a reference to another file: qcow2. qcow2 with a backing file: qcow2 only if
-    the file's name says so too, which a guest cannot bring about; else refused.
+    No known magic: raw, unless the file's name is that of another format. qcow2 without a reference to another file:
+    qcow2. qcow2 with a backing file: qcow2 only if the file's name says so too, which a guest cannot bring about.
+    Everything else is refused.
     """
     found = detect_format(head)
     if found == "raw":
+        _, suffix = os.path.splitext(file.path)
+        if suffix.lower() in _NOT_RAW_NAMES:
+            raise UnsupportedFeature(
+                file.path, f"guessing the format of a file that is named {suffix} and does not begin as such", hint
+            )
         return DiskFormat.RAW
     if found != "qcow2":
         raise UnsupportedFeature(file.path, f"format {found} (by its first bytes)", hint)

@@ -27,6 +27,16 @@ def test_safe_guesses(tmp_path: Path) -> None:
     assert choose_format(str(empty), None) == DiskFormat.RAW
 
 
+@pytest.mark.parametrize("name", ["empty.qcow2", "cut.QCOW2", "fixed.vhd", "flat.vmdk"])
+def test_a_name_of_another_format_is_not_taken_for_a_raw_disk(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"" if name.startswith("empty") else b"QF" + bytes(1000))
+    with pytest.raises(UnsupportedFeature, match=f"named {path.suffix} and does not begin as such") as caught:
+        choose_format(str(path), None)
+    assert "add format=raw or format=qcow2" in caught.value.hint
+    assert choose_format(str(path), DiskFormat.RAW) == DiskFormat.RAW
+
+
 @pytest.mark.parametrize(("name", "safe"), [("a.qcow2", True), ("a.qcow", True), ("a.img", False), ("qcow2", False)])
 def test_qcow2_that_names_a_backing_file_is_believed_by_its_own_name_only(
     tmp_path: Path, name: str, safe: bool
