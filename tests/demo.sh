@@ -54,6 +54,43 @@ add_layer() {
     show qemu-img rebase -f qcow2 -b "$below" -F qcow2 "$image"
 }
 
+# Make NAME.ova of the disk state.raw: a streamOptimized VMDK, an OVF 1 descriptor and a manifest.
+pack_foreign() {
+    local name=$1
+    show qemu-img convert -f raw -O vmdk -o subformat=streamOptimized state.raw "$name-disk1.vmdk"
+    cat >"$name.ovf" <<END
+<?xml version="1.0" encoding="UTF-8"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
+  xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData">
+  <References><File ovf:id="file1" ovf:href="$name-disk1.vmdk" ovf:size="$(stat -c %s "$name-disk1.vmdk")"/></References>
+  <DiskSection><Info>Disks</Info>
+    <Disk ovf:diskId="disk1" ovf:fileRef="file1" ovf:capacity="256" ovf:capacityAllocationUnits="byte * 2^20"
+      ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/></DiskSection>
+  <VirtualSystem ovf:id="$name"><Info>A machine</Info><Name>$name</Name>
+    <VirtualHardwareSection><Info>Hardware</Info>
+      <Item><rasd:InstanceID>1</rasd:InstanceID><rasd:ResourceType>3</rasd:ResourceType>
+        <rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
+      <Item><rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits><rasd:InstanceID>2</rasd:InstanceID>
+        <rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>1024</rasd:VirtualQuantity></Item>
+      <Item><rasd:InstanceID>3</rasd:InstanceID><rasd:ResourceSubType>VirtualSCSI</rasd:ResourceSubType>
+        <rasd:ResourceType>6</rasd:ResourceType></Item>
+      <Item><rasd:AddressOnParent>0</rasd:AddressOnParent><rasd:HostResource>ovf:/disk/disk1</rasd:HostResource>
+        <rasd:InstanceID>4</rasd:InstanceID><rasd:Parent>3</rasd:Parent><rasd:ResourceType>17</rasd:ResourceType></Item>
+    </VirtualHardwareSection></VirtualSystem>
+</Envelope>
+END
+    sha256sum --tag "$name.ovf" "$name-disk1.vmdk" | sed 's/ (\(.*\)) = /(\1)= /' >"$name.mf"
+    show tar cf "$name.ova" "$name.ovf" "$name.mf" "$name-disk1.vmdk"
+}
+
+# The only volume that the pool made after those that are listed in known.
+new_volume() {
+    local volume
+    volume=$(find pool/volumes -name '*.qcow2' | grep -vxF -f known)
+    [ "$(wc -l <<<"$volume")" = 1 ] || fail "one new volume was expected, not: $volume"
+    echo "$volume" | tee -a known
+}
+
 cd "$work"
 title "A disk: an ext4 file system with files in it, 256 MiB"
 mkdir files
@@ -76,6 +113,7 @@ show ovafs vm list pool
 
 title "A mount"
 mkdir mnt
+echo none >known
 show ovafs mount pool mnt
 show ls -l mnt/vms
 
@@ -84,8 +122,16 @@ show cp mnt/vms/web.ova copy.ova
 
 title "The import is cp, too"
 show cp copy.ova mnt/drop/again.ova
+again=$(new_volume)
 show ls -l mnt/vms
 show cp mnt/vms/web-2.ova second.ova
+
+title "So it is for packages of others: a disk as VMware's programs write it, a descriptor, a manifest"
+pack_foreign appliance
+show tar tvf appliance.ova
+show cp appliance.ova mnt/drop/
+foreign=$(new_volume)
+show ls -l mnt/vms
 show ovafs umount mnt
 
 title "Proof: tar, qemu-img and e2fsprogs judge the copy; ovafs is not running any more"
@@ -107,11 +153,11 @@ for file in files/random.bin third.bin; do
     show cmp dumped "$file"
 done
 
-title "Proof: the machine that was dropped has the same disk"
-volume=$(find pool/volumes -name '*.qcow2')
-[ "$(wc -l <<<"$volume")" = 1 ] || fail "one new volume was expected, not: $volume"
-show qemu-img check -f qcow2 "$volume"
-show qemu-img compare -f qcow2 -F qcow2 "$volume" web.qcow2
+title "Proof: the machines that were dropped have the same disk"
+for volume in "$again" "$foreign"; do
+    show qemu-img check -f qcow2 "$volume"
+    show qemu-img compare -f qcow2 -F qcow2 "$volume" web.qcow2
+done
 show ovafs vm list pool
 
 title "Done: copy.ova ($(stat -c %s copy.ova) bytes) holds the disk, byte for byte"
