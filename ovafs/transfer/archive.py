@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ovafs.errors import NotReadable, OvafsError
+from ovafs.errors import (
+    ImageUnavailable,
+    InvalidImage,
+    NotReadable,
+    UnsupportedFeature,
+    VolumeBusy,
+    VolumeChanged,
+)
 from ovafs.model import DiskFormat
 from ovafs.storage.chain import Chain, open_chain
 from ovafs.storage.volume import FileIdentity  # noqa: TC001  # msgspec reads the annotation
@@ -32,6 +39,10 @@ if TYPE_CHECKING:
     from ovafs.model import Volume
 
 _MAX_BLOB = MAX_LITERALS + MAX_REGIONS * 32 + (8 << 20)  # inflated
+
+
+# What it means that a volume does not have these bytes (any more); storage that fails is something else.
+_OTHER_BYTES = (ImageUnavailable, InvalidImage, UnsupportedFeature, VolumeBusy, VolumeChanged)
 
 
 class StoredSource(msgspec.Struct, frozen=True, array_like=True):
@@ -57,13 +68,13 @@ def encode_archive(skeleton: Skeleton, sources: Sequence[StoredSource]) -> bytes
 def open_archive(blob: bytes, volumes: Mapping[str, Volume]) -> OpenArchive:
     """Open what :func:`encode_archive` gave; ``volumes`` by UUID are those that the pool has now. Blocks.
 
-    Raises NotReadable when a volume is gone, is in use, or is not what it was.
+    Raises NotReadable when a volume is gone, is in use, or is not what it was; ReadFailed.
     """
     stored, skeleton = _decode(blob)
     with contextlib.ExitStack() as undo:
         try:
             chains = [_open(source, volumes.get(source.volume), undo) for source in stored.sources]
-        except OvafsError as error:
+        except _OTHER_BYTES as error:
             raise NotReadable(error.summary) from error
         undo.pop_all()
     return OpenArchive(skeleton, chains)
@@ -79,14 +90,14 @@ class OpenArchive:
     async def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` from ``offset`` on; behind the end of the package lie zeros.
 
-        Raises NotReadable when a volume has changed, or cannot be read.
+        Raises NotReadable when a volume has changed, ReadFailed.
         """
         inside = max(0, min(len(buffer), self._skeleton.size - offset))
         buffer[inside:] = bytes(len(buffer) - inside)
         if inside:
             try:
                 await execute(self._skeleton.plan(offset, inside), self._chains, buffer[:inside])
-            except OvafsError as error:
+            except _OTHER_BYTES as error:
                 raise NotReadable(error.summary) from error
 
     def close(self) -> None:

@@ -195,7 +195,7 @@ class DropFolder(DropTree):
             await self.resize(file, size, handle)
 
     async def read(self, file: DropFile, offset: int, length: int) -> bytes:
-        """Exactly what was written, fewer bytes than asked only at the end. Raises NotReadable."""
+        """Exactly what was written, fewer bytes than asked only at the end. Raises as :meth:`Reader.read`."""
         return await self._reader.read(file, offset, length)
 
     async def write(self, file: DropFile, handle: int, offset: int, data: bytes) -> None:

@@ -49,11 +49,11 @@ class Reader:
     async def read(self, file: DropFile, offset: int, length: int) -> bytes:
         """Exactly the bytes that were written, fewer than asked only at the file's end.
 
-        Raises NotReadable, and says it in the log.
+        Raises NotReadable, or ReadFailed and others where storage fails, and says it in the log.
         """
         try:
             return await self.try_read(file, offset, length)
-        except NotReadable as error:
+        except OvafsError as error:
             if (file.inode, str(error)) not in self._said:
                 self._said.add((file.inode, str(error)))
                 log.warning("drop/%s: cannot be read: %s", show(file.name), error)
@@ -67,7 +67,8 @@ class Reader:
                 try:
                     await self._read_upload(upload, offset, memoryview(buffer))
                 except OvafsError:
-                    if not file.is_imported:  # else that happened in between
+                    # While it is committed its volumes get other names; what comes next waits until that is over.
+                    if not file.is_imported and not upload.is_committing:
                         raise
                 else:
                     return bytes(buffer)
@@ -95,15 +96,17 @@ class Reader:
         held = self._held.setdefault(file, _Held())
         async with held.lock:
             if held.archive is None:
-                archive = await self._threads.answer(file, f"drop/{show(file.name)}", self._open, file.inode)
+                # Just after the import the catalog may not have it yet.
+                blob = None if file.upload is None else file.upload.archive
+                archive = await self._threads.answer(file, f"drop/{show(file.name)}", self._open, file.inode, blob)
                 if self._held.get(file) is not held:
                     archive.close()
                     raise NotReadable(f"drop/{show(file.name)} was closed or truncated")
                 held.archive = archive
         await held.archive.read_into(offset, buffer)
 
-    def _open(self, inode: int) -> OpenArchive:
-        blob = self._pool.receipt_archive(inode - FIRST_DROP_INODE)
+    def _open(self, inode: int, blob: bytes | None) -> OpenArchive:
+        blob = blob or self._pool.receipt_archive(inode - FIRST_DROP_INODE)
         if blob is None:
             raise NotReadable(NOT_KEPT, "export the machine from vms/")
         return open_archive(blob, self._pool.volumes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import itertools
 import os
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
-from ovafs.errors import NotReadable, WrittenTwice
+from ovafs.errors import NotReadable, ReadFailed, SourceError, WrittenTwice
+from ovafs.fuse.errnos import errno_of
 from ovafs.transfer import archive as archive_module
 from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.target import TargetFormat
@@ -331,6 +334,66 @@ async def test_damage_in_the_catalog_is_said(
             with pytest.raises(NotReadable):
                 await drop.read(file, 0, 512)
     assert archive_module._MAX_BLOB < 64 << 20
+
+
+async def test_storage_that_fails_is_an_error_of_its_own(
+    pool: ImportPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
+) -> None:
+    """No reason to look for a converted disk."""
+    expect_log("cannot be read: .*read at offset")
+    package = raw_package(tmp_path)
+    with folder(pool) as drop:
+        file = await upload(drop, package)
+        await assert_reads(drop, file, package, count=1)
+
+        def fail(*_: object) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "preadv", fail)
+        with pytest.raises(ReadFailed):
+            await drop.read(file, package.index(DISK[:100]) + 5000, 100)
+    assert errno_of(NotReadable("x")) == errno.EOPNOTSUPP
+    assert errno_of(ReadFailed("x", "y")) == errno.EIO
+
+
+async def test_a_receipt_can_be_read_before_the_catalog_has_it(
+    pool: ImportPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
+) -> None:
+    expect_log("the receipt cannot be kept: locked")
+
+    def locked(*_: object) -> None:
+        raise SourceError("locked")
+
+    package = raw_package(tmp_path)
+    with folder(pool) as drop:
+        with monkeypatch.context() as patched:
+            patched.setattr(pool.pool, "keep_receipt", locked)
+            file = await upload(drop, package)
+        await assert_reads(drop, file, package, count=1)
+        await drop.status_changed(file)
+    with folder(pool) as drop:
+        await assert_reads(drop, receipt(drop), package, count=1)
+
+
+async def test_reads_beside_the_commit(pool: ImportPool, tmp_path: Path) -> None:
+    """Whoever reads while the volumes get their names gets the same bytes."""
+    package = raw_package(tmp_path)
+    with folder(pool, "raw") as drop:
+        file = await new_file(drop)
+        await drop.write(file, 1, 0, package)
+        done = trio.Event()
+
+        async def read() -> None:
+            while not done.is_set():
+                await assert_reads(drop, file, package, count=1)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(read)
+            await drop.flush(file, 1)
+            done.set()
+        await assert_reads(drop, file, package, count=1)
+    pool.assert_whole(1)
 
 
 def _blob(pool: ImportPool) -> bytes:
