@@ -113,11 +113,8 @@ class Ingest:
         """The next bytes of the archive. Raises InvalidPackage and other errors; then the import is over."""
         self._tar.receive_data(data)
         self.recorder.begin_piece(memoryview(data))
-        try:
-            while (event := self._tar.next_event()) is not NEED_DATA:
-                self._handle(event)
-        finally:
-            self._digests.wait()  # the buffer behind ``data`` is the caller's again
+        while (event := self._tar.next_event()) is not NEED_DATA:
+            self._handle(event)
         self.recorder.end_piece()
 
     def shortfall(self) -> IncompletePackage | None:
