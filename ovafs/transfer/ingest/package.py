@@ -24,7 +24,7 @@ from ovafs.transfer.ingest.choices import (
 )
 from ovafs.transfer.ingest.landing import DryLanding, PoolLanding, definition
 from ovafs.transfer.ingest.machines import Landed, Taken, make_machine, without_place
-from ovafs.transfer.ingest.recorder import NOT_KEPT
+from ovafs.transfer.ingest.recorder import NOT_KEPT, ONLY_CHECKED
 from ovafs.transfer.ingest.session import Ingest
 
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ class PackageImport:
 
     def plan(self, offset: int, length: int) -> tuple[list[Segment], list[WrittenBytes]]:
         """Bytes that were received, as segments and what they are ranges of. Raises NotReadable."""
+        if self._landing.is_dry:
+            raise NotReadable(ONLY_CHECKED)
         recorder = self._ingest.recorder
         return recorder.plan(offset, length), [WrittenBytes(volume) for volume in recorder.volumes()]
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SMALL = 1 << 20
 """Bytes of a member that is no disk and is kept as it is; a larger one (an ISO image) makes a package unreadable."""
 
+ONLY_CHECKED = "the package was only checked; nothing of it is kept"
 NOT_KEPT = "only raw disks, and qcow2 ones imported with the format keep, have their bytes as they came"
 """Why a package cannot be read."""
 

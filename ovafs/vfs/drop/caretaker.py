@@ -18,7 +18,7 @@ import trio
 
 from ovafs.errors import IncompletePackage, OvafsError
 from ovafs.vfs.drop import names
-from ovafs.vfs.drop.entries import Report
+from ovafs.vfs.drop.entries import Report, area_of
 from ovafs.vfs.drop.upload import Occasion, State
 
 if TYPE_CHECKING:
@@ -80,9 +80,10 @@ class Caretaker:
                 log.warning("drop/%s: cannot be removed: %s", names.show(file.name), error)
             except Exception:  # as above
                 log.exception("drop/%s: unexpected failure", names.show(file.name))
-        for report in [one for one in self._drop.root.children.values() if isinstance(one, Report)]:
+        for report in [one for one in self._drop.entries.values() if isinstance(one, Report)]:
             if report.is_of_failure and now - report.written >= self._drop.keep and not self._has_upload(report):
                 await self._drop.unlink(report.parent.inode, report.name)
 
     def _has_upload(self, report: Report) -> bool:
-        return any(names.report_name(file.name) == report.name for file in self._drop.files() if file.upload)
+        uploads = [file for file in self._drop.files() if file.upload and area_of(file.parent) is report.parent]
+        return any(names.report_name(file.name) == report.name for file in uploads)

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 DROP_INODE = 4
 DROP_NAME = b"drop"
 
+# Where packages are only checked. Not listed, so that what mirrors or walks the drop directory leaves it alone. The
+# number is the first one of the range: the catalog counts from 1 on.
+CHECK_INODE = FIRST_DROP_INODE
+CHECK_NAME = b".check"
+
 # The number of an upload's report, behind its own: the catalog does not count so far.
 REPORT_OFFSET = 1 << 39
 
@@ -119,9 +124,14 @@ DropEntry = DropDirectory | DropFile | ChoicesFile | Report
 
 def area_of(directory: DropDirectory) -> DropDirectory:
     """The directory where files get their final names: the one that ``directory`` is, or is somewhere in."""
-    while directory.parent is not None:
+    while directory.parent is not None and directory.inode != CHECK_INODE:
         directory = directory.parent
     return directory
+
+
+def is_check(entry: DropFile | ChoicesFile) -> bool:
+    """Whether the file lies where packages are only checked."""
+    return area_of(entry.parent).inode == CHECK_INODE
 
 
 def is_drop_inode(inode: int) -> bool:

@@ -29,12 +29,15 @@ from ovafs.vfs.drop import names
 from ovafs.vfs.drop.choices_files import ChoicesFiles
 from ovafs.vfs.drop.chosen import UploadChoices
 from ovafs.vfs.drop.entries import (
+    CHECK_NAME,
     ChoicesFile,
     DropDirectory,
     DropEntry,
     DropFile,
     Report,
     Status,
+    area_of,
+    is_check,
 )
 from ovafs.vfs.drop.reader import Reader
 from ovafs.vfs.drop.reporter import Reporter
@@ -79,7 +82,7 @@ class DropFolder(DropTree):
         self._commit_lock = threading.Lock()
         self._threads = Threads(LONGEST_CALL)
         self._reader = Reader(pool, self._threads)
-        self.reporter = Reporter(self.root, self.place, self.unplace, keep)
+        self.reporter = Reporter(self.place, self.unplace, keep)
         self.choices = ChoicesFiles(self, self._threads, self.reporter, choices)
         PoolLanding(pool).close()
         for receipt in pool.receipts():
@@ -136,19 +139,16 @@ class DropFolder(DropTree):
         if not isinstance(file, (DropFile, ChoicesFile)):
             raise NameRefused(f"drop/{names.show(name)}: only uploads and choices can be renamed")
         _check(names.check_file_name, new_name)
-        if names.is_choices(new_name) != isinstance(file, ChoicesFile):
-            raise NameRefused(f"drop/{names.show(name)} cannot become {names.show(new_name)}", "copy it there")
         replaced = target.children.get(new_name)
         if replaced is file:
             return
         if replaced is not None and not may_replace:
             raise NameTaken(f"drop/{names.show(new_name)} exists")
-        if isinstance(replaced, (DropDirectory, Report)):
-            raise NameRefused(f"drop/{names.show(new_name)} cannot be replaced")
+        self._check_rename(file, target, new_name)
         if isinstance(file, ChoicesFile):
             await self.choices.rename(file, target, new_name)
             return
-        if target is self.root and names.is_final(new_name):
+        if target is area_of(target) and names.is_final(new_name):
             with contextlib.suppress(IncompletePackage):
                 await self.try_commit(file, new_name, Occasion.CLOSE)
         if (current := target.children.get(new_name)) is not None and isinstance(current, DropFile):
@@ -159,6 +159,15 @@ class DropFolder(DropTree):
         file.name, file.parent = new_name, target
         self.place(file)
         await self._keep_receipt(file)
+
+    def _check_rename(self, file: DropFile | ChoicesFile, target: DropDirectory, new_name: bytes) -> None:
+        if names.is_choices(new_name) != isinstance(file, ChoicesFile):
+            raise NameRefused(f"drop/{names.show(file.name)} cannot become {names.show(new_name)}", "copy it there")
+        if area_of(file.parent) is not area_of(target):
+            raise NameRefused("what is in drop/.check/ is not imported, and nothing else is checked", "copy it there")
+        is_check_directory = target is self.root and new_name == CHECK_NAME
+        if isinstance(target.children.get(new_name), (DropDirectory, Report)) or is_check_directory:
+            raise NameRefused(f"drop/{names.show(new_name)} cannot be replaced")
 
     # -- content
 
@@ -262,7 +271,7 @@ class DropFolder(DropTree):
 
     def final_name(self, file: DropFile) -> bytes | None:
         """The name that the file's package may be imported under now."""
-        return file.name if file.parent is self.root and names.is_final(file.name) else None
+        return file.name if file.parent is area_of(file.parent) and names.is_final(file.name) else None
 
     async def give_up(self, file: DropFile) -> None:
         """Remove an upload that was not imported; of one that could have been continued, say so in a report."""
@@ -291,6 +300,9 @@ class DropFolder(DropTree):
             await self._committed(file, final_name or file.name, upload)
 
     async def _committed(self, file: DropFile, name: bytes, upload: Upload) -> None:
+        if is_check(file):
+            self.reporter.checked(file, name, upload)
+            return
         try:
             await self._keep_receipt(file)
         except OvafsError as error:  # the import stands, and who wrote it must not send it again
@@ -324,7 +336,7 @@ class DropFolder(DropTree):
 
     async def _keep_receipt(self, file: DropFile) -> None:
         upload = file.upload
-        if not file.is_imported or not is_placed(file):
+        if not file.is_imported or not is_placed(file) or is_check(file):
             return
         if file.parent is not self.root:
             await self._forget_receipt(file)
@@ -359,7 +371,7 @@ class DropFolder(DropTree):
         choices = UploadChoices(self._choices)
         file.choices = choices
         file.upload = Upload(
-            lambda: PackageImport(self._pool, None, choices.begin(file)),
+            lambda: PackageImport(self._pool, None, choices.begin(file), dry=is_check(file)),
             lambda: Spool(self._pool.volumes_path),
             self.spool_limit,
             self._commit_lock,

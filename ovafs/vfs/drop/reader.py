@@ -14,7 +14,8 @@ import trio
 from ovafs.errors import NotReadable, OvafsError
 from ovafs.transfer.archive import open_archive
 from ovafs.transfer.execute import execute
-from ovafs.transfer.ingest.recorder import NOT_KEPT
+from ovafs.transfer.ingest.recorder import NOT_KEPT, ONLY_CHECKED
+from ovafs.vfs.drop.entries import is_check
 from ovafs.vfs.drop.names import show
 from ovafs.vfs.nodes import FIRST_DROP_INODE
 from ovafs.vfs.threads import close_later
@@ -93,6 +94,8 @@ class Reader:
         await execute(segments, volumes, buffer)
 
     async def _read_receipt(self, file: DropFile, offset: int, buffer: memoryview) -> None:
+        if is_check(file):
+            raise NotReadable(ONLY_CHECKED)
         held = self._held.setdefault(file, _Held())
         async with held.lock:
             if held.archive is None:

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ovafs.errors import IncompletePackage, InvalidPackage
+from ovafs.units import format_size
 from ovafs.vfs.drop.names import show
 
 if TYPE_CHECKING:
@@ -41,6 +42,20 @@ def given_up_report(name: bytes, received: int) -> bytes:
     state = "Nothing was written for too long. The upload was removed, and nothing is left of it in the pool."
     lines = [f"{show(name)}: NOT IMPORTED", "", state, "", f"received: {received} bytes"]
     return _text([*lines, "to do:    copy the package again; the mount option keep_partial sets how long it may take"])
+
+
+def check_report(name: bytes, imported: Imported) -> bytes:
+    """Of a package that was only checked, and is good."""
+    machines = [f"{machine.kind} {machine.name}" for machine in imported.machines]
+    state = "Everything was verified, nothing was stored."
+    lines = [f"{show(name)}: would be imported as {', '.join(machines)}", "", state]
+    for machine in imported.machines:
+        size = format_size(machine.memory)
+        lines += ["", f"{machine.name}: {size} of memory, {machine.cpu.total} processors, {machine.firmware}"]
+        lines += [f"  disk {disk.alias}: {disk.volume.format}, {disk.interface}" for disk in machine.disks]
+        lines += [f"  adapter {nic.name}: {nic.network or 'not connected'}, {nic.model}" for nic in machine.nics]
+    warnings = [f"  - {warning}" for warning in imported.warnings]
+    return _text([*lines, "", "What would not be as in the package:", *(warnings or ["  nothing"])])
 
 
 def success_report(name: bytes, imported: Imported) -> bytes:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from ovafs.errors import IncompletePackage
-from ovafs.vfs.drop.entries import REPORT_OFFSET, ChoicesFile, DropDirectory, DropEntry, DropFile, Report, Status
+from ovafs.vfs.drop.entries import REPORT_OFFSET, ChoicesFile, DropEntry, DropFile, Report, Status, area_of, is_check
 from ovafs.vfs.drop.names import REPORT_SUFFIX, report_name, show
-from ovafs.vfs.drop.report import choices_report, failure_report, given_up_report, success_report
+from ovafs.vfs.drop.report import check_report, choices_report, failure_report, given_up_report, success_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,13 +51,11 @@ class Reporter:
 
     def __init__(
         self,
-        root: DropDirectory,
         place: Callable[[DropEntry], None],
         unplace: Callable[[DropEntry], None],
         keep: float,
     ) -> None:
         """``keep``: seconds that an incomplete upload has to be continued in."""
-        self._root = root
         self._place = place
         self._unplace = unplace
         self._keep = keep
@@ -74,16 +72,27 @@ class Reporter:
         self._end(name, upload, "imported", machines=ended, warnings=warnings)
         if warnings:
             self._report(file, report_name(name), success_report(name, upload.imported), "", is_of_failure=False)
-        elif (old := self._root.children.get(report_name(name))) is not None:
+        elif (old := area_of(file.parent).children.get(report_name(name))) is not None:
             self._unplace(old)
+
+    def checked(self, file: DropFile, name: bytes, upload: Upload) -> None:
+        """The upload would be imported under the final ``name``."""
+        if upload.imported is None:
+            raise ValueError("the upload was not checked")
+        for machine in upload.imported.machines:
+            log.info("drop/.check/%s: would import %s %s", show(name), machine.kind, machine.name)
+        self._report(file, report_name(name), check_report(name, upload.imported), "", is_of_failure=False)
 
     def failed(self, file: DropFile, upload: Upload, error: OvafsError) -> None:
         """Say why the upload is not imported; in the log, too, unless that was said before."""
         name = report_name(file.name)
-        before = self._root.children.get(name)
+        before = area_of(file.parent).children.get(name)
         if not isinstance(before, Report) or before.reason != str(error):
-            log.warning("drop/%s: not imported: %s", show(file.name), error)
-            if not isinstance(error, IncompletePackage):
+            if is_check(file):
+                log.warning("drop/.check/%s: would not be imported: %s", show(file.name), error)
+            else:
+                log.warning("drop/%s: not imported: %s", show(file.name), error)
+            if not isinstance(error, IncompletePackage) and not is_check(file):
                 self._end(file.name, upload, "failed", error=str(error))
         text = failure_report(file.name, upload.received, error, upload.written_at + self._keep)
         self._report(file, name, text, str(error), is_of_failure=True)
@@ -91,7 +100,7 @@ class Reporter:
     def choices_checked(self, file: ChoicesFile, name: bytes, error: InvalidChoices | None) -> None:
         """Say what is wrong with choices that are, or shall be, called ``name``; or take back what was said."""
         report = name + REPORT_SUFFIX
-        before = self._root.children.get(report)
+        before = area_of(file.parent).children.get(report)
         if error is None:
             if before is not None:
                 self._unplace(before)
@@ -104,7 +113,8 @@ class Reporter:
         """The upload is going to be removed, since nobody continued it."""
         log.warning("drop/%s: removed: nothing was written for too long", show(file.name))
         reason = "nothing was written for too long"
-        self._end(file.name, upload, "given up", error=reason)
+        if not is_check(file):
+            self._end(file.name, upload, "given up", error=reason)
         text = given_up_report(file.name, upload.received)
         self._report(file, report_name(file.name), text, reason, is_of_failure=True)
 
@@ -113,10 +123,11 @@ class Reporter:
     ) -> None:
         """Needs nothing of the catalog: there is a report also while that is locked or full."""
         status = Status(0o444 & (file.status.mode | 0o400), file.status.uid, file.status.gid)
-        if (old := self._root.children.get(name)) is not None:
+        area = area_of(file.parent)
+        if (old := area.children.get(name)) is not None:
             self._unplace(old)
         inode = file.inode + REPORT_OFFSET
-        self._place(Report(inode, name, self._root, status, text, reason=reason, is_of_failure=is_of_failure))
+        self._place(Report(inode, name, area, status, text, reason=reason, is_of_failure=is_of_failure))
 
     def _end(
         self,

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 from ovafs.errors import MachineNotFound, NameRefused, NameTaken, NotEmpty, StaleHandle
 from ovafs.vfs.drop import names
-from ovafs.vfs.drop.entries import DROP_INODE, DROP_NAME, ChoicesFile, DropDirectory, DropEntry, DropFile, Status
+from ovafs.vfs.drop.entries import (
+    CHECK_INODE,
+    CHECK_NAME,
+    DROP_INODE,
+    DROP_NAME,
+    ChoicesFile,
+    DropDirectory,
+    DropEntry,
+    DropFile,
+    Status,
+)
 
 
 class DropTree:
@@ -15,7 +26,8 @@ class DropTree:
     def __init__(self, status: Status) -> None:
         """``status`` is that of the drop directory."""
         self.root = DropDirectory(DROP_INODE, DROP_NAME, None, status)
-        self.entries: dict[int, DropEntry] = {DROP_INODE: self.root}
+        self.check = DropDirectory(CHECK_INODE, CHECK_NAME, self.root, dataclasses.replace(status))
+        self.entries: dict[int, DropEntry] = {DROP_INODE: self.root, CHECK_INODE: self.check}
 
     def entry(self, inode: int) -> DropEntry:
         """The entry with this number. Raises StaleHandle."""
@@ -35,6 +47,8 @@ class DropTree:
         """The entry under a name. Raises MachineNotFound."""
         if name == b".":
             return self.entry(parent)
+        if parent == DROP_INODE and name == CHECK_NAME:
+            return self.check
         found = self.directory(parent).children.get(name)
         if found is None:
             raise MachineNotFound(f"drop: no entry {name!r}")
@@ -49,13 +63,15 @@ class DropTree:
         found = self.lookup(parent, name)
         if not isinstance(found, DropDirectory):
             raise NameRefused(f"drop/{names.show(name)} is not a directory")
+        if found is self.check:
+            raise NameRefused("drop/.check/ always stays")
         if found.children:
             raise NotEmpty(f"drop/{names.show(name)}/ has entries")
         self.unplace(found)
 
     def check_free(self, directory: DropDirectory, name: bytes) -> None:
         """Raise NameTaken, or StaleHandle for a directory that is gone."""
-        if name in directory.children:
+        if name in directory.children or (directory is self.root and name == CHECK_NAME):
             raise NameTaken(f"drop/{names.show(name)} exists")
         if self.entries.get(directory.inode) is not directory:
             raise StaleHandle(f"drop/{names.show(directory.name)}/ was removed")
