@@ -109,6 +109,10 @@ class SourceError(OvafsError):
     """SOURCE is not a pool, or its catalog cannot be read, is locked, damaged or of a newer version."""
 
 
+class CatalogFull(SourceError):
+    """The catalog cannot be written: its file system has no room left."""
+
+
 # -- packages that are read -----------------------------------------------------------------------------
 
 

@@ -94,11 +94,23 @@ def show(source: str, name: str, *, as_json: bool, template: bool, descriptor: b
 @click.argument("source", metavar="POOL", type=PathArgument(file_okay=False))
 @name_argument
 @template_option
-def remove(source: str, name: str, *, template: bool) -> None:
-    """Remove the machine NAME (or UUID) from POOL. Its images stay as they are."""
+@click.option("--keep-disks", is_flag=True, help="Keep the volumes that an import made, too.")
+def remove(source: str, name: str, *, template: bool, keep_disks: bool) -> None:
+    """Remove the machine NAME (or UUID) from POOL, and the volumes that an import made for it.
+
+    Images that were registered with 'vm add' stay as they are, and so does a volume that another machine's image is
+    based on. Nothing happens while a program writes to one of the volumes.
+    """
+    # Imported here: listing machines needs none of it.
+    from ovafs.transfer.removal import remove_machine  # noqa: PLC0415
+
     with contextlib.closing(Pool(source)) as pool:
-        removed = pool.remove(name, MachineKind.TEMPLATE if template else None)
+        removed, volumes = remove_machine(
+            pool, name, MachineKind.TEMPLATE if template else None, keep_volumes=keep_disks
+        )
     click.echo(f"removed {removed.kind} {removed.name} ({removed.uuid})")
+    for volume in volumes:
+        click.echo(f"removed volume {volume}")
     for image in removed.images:
         click.echo(f"kept image {image}")
 

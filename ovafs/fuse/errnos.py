@@ -32,6 +32,7 @@ ERRNOS: dict[type[errors.OvafsError], int] = {
     errors.NotEmpty: errno.ENOTEMPTY,
     errors.NameTaken: errno.EEXIST,
     errors.SourceError: errno.EIO,
+    errors.CatalogFull: errno.ENOSPC,
     errors.ReadOnly: errno.EROFS,
     errors.StaleHandle: errno.ESTALE,
     errors.ExportFailed: errno.EIO,

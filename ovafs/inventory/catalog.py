@@ -19,7 +19,7 @@ from ovafs.inventory.rules import check_machine
 from ovafs.inventory.schema import APPLICATION_ID, check_version, migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Collection, Hashable, Iterator, Sequence
 
     from ovafs.inventory.attachments import Attachments
     from ovafs.inventory.inventory import Snapshot
@@ -28,12 +28,16 @@ if TYPE_CHECKING:
 
 
 class Removed(NamedTuple):
-    """What ``Catalog.remove`` took out; ``images`` are the paths of its volumes, which stay as they are."""
+    """What ``Catalog.remove`` took out; ``images`` are the paths of its volumes that stay as they are.
+
+    ``given_up`` are the UUIDs of those that are nobody's any more.
+    """
 
     uuid: str
     name: str
     kind: str
     images: list[str]
+    given_up: list[str]
 
 
 class _Match(NamedTuple):
@@ -217,18 +221,25 @@ class Catalog:
             attachments.retain(connection, new)
         return new
 
-    def remove(self, name_or_uuid: str, kind: MachineKind | None = None) -> Removed:
-        """Take a machine out, damaged or not. Its images stay. Raises MachineNotFound, InvalidDefinition."""
+    def remove(self, name_or_uuid: str, kind: MachineKind | None = None, *, give_up: Collection[str] = ()) -> Removed:
+        """Take a machine out, damaged or not; its images stay. Raises MachineNotFound, InvalidDefinition.
+
+        Of its volumes, those with a UUID among ``give_up`` are noted as unfinished ones are, in the same change.
+        """
         with self._change() as connection:
             match = _match(connection, name_or_uuid, kind)
-            images = rows.fetch(
+            volumes = rows.fetch(
                 connection,
-                "SELECT path FROM disks JOIN volumes ON volumes.id = volume WHERE machine = ? ORDER BY position",
+                "SELECT volumes.uuid, path FROM disks JOIN volumes ON volumes.id = volume WHERE machine = ?"
+                " ORDER BY position",
                 (match.id,),
             )
             attachments.forget(connection, match.id)
             rows.delete_machine(connection, match.id)
-        return Removed(match.uuid, match.name, match.kind, [rows.printable(path) for (path,) in images])
+            given_up = [str(uuid) for uuid, _ in volumes if uuid in give_up]
+            connection.executemany("INSERT INTO unfinished_volumes (uuid) VALUES (?)", [(uuid,) for uuid in given_up])
+        images = [rows.printable(path) for uuid, path in volumes if uuid not in give_up]
+        return Removed(match.uuid, match.name, match.kind, images, given_up)
 
     def close(self) -> None:
         """Idempotent."""

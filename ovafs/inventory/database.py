@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from ovafs.errors import SourceError
+from ovafs.errors import CatalogFull, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -50,7 +50,8 @@ def sqlite_errors(path: str) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
         what, hint = _CAUSES.get(code & 0xFF, ("cannot be used", ""))
-        raise SourceError(f"{path} {what} (SQLite: {error})", hint) from error
+        kind = CatalogFull if code & 0xFF == sqlite3.SQLITE_FULL else SourceError
+        raise kind(f"{path} {what} (SQLite: {error})", hint) from error
     except UnicodeDecodeError as error:
         # Raised in the place of an SQLite error whose message quotes damaged bytes of the schema.
         what, hint = _CAUSES[sqlite3.SQLITE_CORRUPT]

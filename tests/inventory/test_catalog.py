@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from ovafs.errors import InvalidDefinition, MachineNotFound, NameTaken, SourceError
+from ovafs.errors import CatalogFull, InvalidDefinition, MachineNotFound, NameTaken, SourceError
+from ovafs.fuse.errnos import errno_of
 from ovafs.inventory import catalog, database
 from ovafs.inventory.pool import Pool, create_pool
 from ovafs.model import MachineKind
@@ -351,3 +353,15 @@ def test_revision_is_cheap(pool: Pool) -> None:
     pool._reader._connection.set_trace_callback(statements.append)  # type: ignore[attr-defined]
     pool.revision()
     assert statements == ["PRAGMA data_version"]
+
+
+def test_a_full_file_system_is_said_to_be_full(tmp_path: Path) -> None:
+    create_pool(str(tmp_path / "pool"))
+    with closing(Pool(str(tmp_path / "pool"))) as pool:
+        pool.add(machine("first"))
+        assert pool._writer is not None
+        pool._writer.execute("PRAGMA max_page_count = 1")
+        with pytest.raises(CatalogFull, match="no space left") as caught:
+            pool.add(machine("second", description="x" * 60_000))
+        assert errno_of(caught.value) == errno.ENOSPC
+        assert [one.name for one in pool.machines()] == ["first"]

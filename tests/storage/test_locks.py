@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,33 +13,11 @@ from ovafs.errors import InvalidImage, ReadFailed, VolumeBusy
 from ovafs.model import DiskFormat
 from ovafs.storage.chain import open_chain
 from tests.support.chains import opened
-from tests.support.images import create, io, make_chain, run
+from tests.support.images import create, io, make_chain, qemu_holds, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
-
-
-@contextmanager
-def qemu_holds(path: Path, *options: str) -> Iterator[None]:
-    """A qemu-io process that has the image open; ``-r`` among the options: for reading."""
-    process = subprocess.Popen(
-        ["qemu-io", *options, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        process.stdin.write("length\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        assert "iB" in line or "bytes" in line, line
-        yield
-    finally:
-        process.communicate("quit\n", timeout=30)
 
 
 @pytest.mark.parametrize("form", ["qcow2", "raw"])

@@ -7,12 +7,13 @@ import random
 import struct
 import subprocess
 import zlib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.streams.extents import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from ovafs.streams.extents import ExtentMap
@@ -63,6 +64,28 @@ def io(path: Path, *commands: str, form: str = "qcow2") -> None:
     script = [word for command in commands for word in ("-c", command)]
     output = run("qemu-io", "-f", form, "-d", "unmap", *script, path)
     assert "failed" not in output.lower(), output
+
+
+@contextmanager
+def qemu_holds(path: Path, *options: str) -> Iterator[None]:
+    """A qemu-io process that has the image open; ``-r`` among the options: for reading."""
+    process = subprocess.Popen(
+        ["qemu-io", *options, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write("length\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        assert "iB" in line or "bytes" in line, line
+        yield
+    finally:
+        process.communicate("quit\n", timeout=30)
 
 
 def scatter(path: Path, size: int, *, seed: int, count: int = 12, form: str = "qcow2", zeros: bool = True) -> None:

@@ -21,7 +21,7 @@ from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.vfs.drop.entries import DROP_INODE, DropFile, Status
 from ovafs.vfs.drop.folder import DropFolder
-from tests.storage.test_locks import qemu_holds
+from tests.support.images import qemu_holds
 from tests.support.packages import (
     MIB,
     QCOW2,
