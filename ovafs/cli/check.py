@@ -15,9 +15,12 @@ from ovafs.cli.output import print_json
 from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.progress import progress_bar
 from ovafs.errors import OvafsError
+from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import open_inventory
 from ovafs.model import MachineKind
 from ovafs.storage.map_cache import MapCache
+from ovafs.transfer.ingest.landing import PoolLanding
+from ovafs.transfer.ingest.leftovers import find_leftovers
 from ovafs.transfer.packager import Packager
 from ovafs.units import format_size
 
@@ -56,22 +59,31 @@ class Finding(NamedTuple):
 @click.argument("name", required=False, shell_complete=complete_machine)
 @click.option("--template", is_flag=True, help="NAME is a template.")
 @click.option("--read", is_flag=True, help="Read every byte of every disk, too.")
+@click.option("--repair", is_flag=True, help="Remove what interrupted imports left.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(source: str, name: str | None, *, template: bool, read: bool, as_json: bool) -> None:
+def check(source: str, name: str | None, *, template: bool, read: bool, repair: bool, as_json: bool) -> None:
     """Say what is wrong with the machines of SOURCE, or with the machine NAME (or UUID).
 
     Opens the images of each machine in turn, with their backing files, reads their tables and plans the .ova, as
     reading it would. Finds images that are missing, in use, broken or not supported. With --read also
     data that the storage does not give, or that does not inflate; that takes as long as reading all disks.
 
-    With --json: an array of objects with name, uuid, kind, ok, reason, hint, warning, size and stored (bytes).
+    Without NAME also the files in the pool that are no machine's: what an interrupted import left, which the next
+    import or --repair removes, and volumes that no machine uses, which nobody removes but you. Neither is an error.
 
-    Exit codes: 0 nothing is wrong, 1 something is, or SOURCE cannot be read, 2 wrong usage.
+    With --json: an array of objects with name, uuid, kind, ok, reason, hint, warning, size and stored (bytes); a file
+    that is no machine's has its path as name and "file" as kind.
+
+    Exit codes: 0 nothing is wrong, 1 a machine is broken, or SOURCE cannot be read, 2 wrong usage.
     """
     if template and name is None:
         raise click.UsageError("--template needs a NAME")
+    if repair and name is not None:
+        raise click.UsageError("--repair is for a whole pool")
     findings = []
     with contextlib.closing(open_inventory(source)) as inventory:
+        if repair and isinstance(inventory, Pool):
+            PoolLanding(inventory).close()
         for finding in _findings(inventory, name, MachineKind.TEMPLATE if template else None, read=read):
             findings.append(finding)
             if not as_json:
@@ -90,8 +102,20 @@ def _findings(inventory: Inventory, name: str | None, kind: MachineKind | None, 
         packager = Packager(cache, inventory.read_state)
         for machine in machines:
             yield _check(packager, machine, inventory.left_out(machine), read=read)
+    if name is None and isinstance(inventory, Pool):
+        yield from _files(inventory)
     for row in damaged:
         yield Finding(row.name, "", "", ok=False, reason=f"its definition is damaged: {row.reason}")
+
+
+def _files(pool: Pool) -> Iterator[Finding]:
+    """What is in the pool's directory for volumes and is no machine's."""
+    found = find_leftovers(pool)
+    if found is None:
+        click.echo("ovafs: an import runs, so unused files were not looked for", err=True)
+    for path, allocated, is_ours in found or ():
+        warning = "left by an interrupted import; --repair removes it" if is_ours else "no machine uses it"
+        yield Finding(path, "", "file", ok=True, warning=warning, size=allocated, stored=allocated)
 
 
 def _check(packager: Packager, machine: Machine, left_out: Sequence[str], *, read: bool) -> Finding:
@@ -138,4 +162,5 @@ def _line(finding: Finding) -> str:
         hint = f"; {finding.hint}" if finding.hint else ""
         return f"{finding.name}: broken: {finding.reason}{hint}"
     warning = f"; warning: {finding.warning}" if finding.warning else ""
-    return f"{finding.name}: ok, {format_size(finding.size)}{warning}"
+    state = "" if finding.kind == "file" else "ok, "
+    return f"{finding.name}: {state}{format_size(finding.size)}{warning}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ovafs.transfer.ingest.landing import PoolLanding
 from tests.support.filesystems import loop_device
 from tests.support.images import create, io, run
 from tests.support.pools import Image, chain_image, pool_builder, raw_image
@@ -170,3 +171,38 @@ def test_damaged_rows_of_the_catalog(pool: PoolBuilder) -> None:
 def test_no_pool(tmp_path: Path) -> None:
     result = ovafs("check", tmp_path, status=1)
     assert result.stderr.startswith("ovafs: error: ")
+
+
+def test_files_that_are_no_machines(pool: PoolBuilder) -> None:
+    volumes = pool.path / "volumes"
+    number = "0a000000-0000-4000-8000-000000000001"
+    part, unused = volumes / f".{number}.part", volumes / "own.raw"
+    part.write_bytes(b"x" * 8192)
+    unused.write_bytes(b"y" * 4096)
+    pool.add("web", Image(raw_image(volumes / "web.raw").path, "raw"))
+    lines = ovafs("check", pool.path).stdout.splitlines()
+    assert lines[0].startswith("web: ok, ")
+    assert lines[1:] == [
+        f"{part}: 8.00 KiB; warning: left by an interrupted import; --repair removes it",
+        f"{unused}: 4.00 KiB; warning: no machine uses it",
+    ]
+    found = json.loads(ovafs("check", "--json", pool.path).stdout)[1:]
+    assert [(one["name"], one["kind"], one["ok"], one["size"]) for one in found] == [
+        (str(part), "file", True, 8192),
+        (str(unused), "file", True, 4096),
+    ]
+    assert len(ovafs("check", pool.path, "web").stdout.splitlines()) == 1
+    assert "no machine uses it" in ovafs("check", "--repair", pool.path).stdout
+    assert sorted(path.name for path in volumes.iterdir()) == ["own.raw", "web.raw"]
+
+
+def test_files_are_not_looked_at_while_an_import_runs(pool: PoolBuilder) -> None:
+    (pool.path / "volumes" / "own.raw").write_bytes(b"y")
+    with contextlib.closing(PoolLanding(pool.pool)):
+        result = ovafs("check", pool.path)
+    assert result.stdout == ""
+    assert "an import runs, so unused files were not looked for" in result.stderr
+
+
+def test_repair_is_for_a_pool_as_a_whole(pool: PoolBuilder) -> None:
+    assert "--repair is for a whole pool" in ovafs("check", "--repair", pool.path, "web", status=2).stderr

@@ -99,11 +99,11 @@ class PoolLanding:
         self._identities: dict[str, FileIdentity] = {}  # likewise
         self._may_be_registered = False
         with contextlib.ExitStack() as undo:
-            self._lock = _open_directory(self._directory)
+            self._lock = open_directory(self._directory)
             undo.callback(os.close, self._lock)
-            if _flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if lock_directory(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 self._remove_leftovers()
-            _flock(self._lock, fcntl.LOCK_SH)
+            lock_directory(self._lock, fcntl.LOCK_SH)
             undo.pop_all()
 
     @property
@@ -207,14 +207,15 @@ def _identity(path: str) -> FileIdentity:
     return FileIdentity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _open_directory(path: str) -> int:
+def open_directory(path: str) -> int:
+    """A descriptor of the directory for volumes. Raises WriteFailed."""
     try:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise write_error(path, "cannot be opened", error) from error
 
 
-def _flock(descriptor: int, operation: int) -> bool:
+def lock_directory(descriptor: int, operation: int) -> bool:
     """Whether the lock is held now; also False where the file system has no such locks."""
     try:
         fcntl.flock(descriptor, operation)
