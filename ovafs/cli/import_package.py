@@ -20,6 +20,7 @@ from ovafs.inventory.pool import Pool
 from ovafs.model import Firmware, MachineKind
 from ovafs.transfer.ingest.choices import Clash, Identity, ImportChoices
 from ovafs.transfer.ingest.package import import_package
+from ovafs.transfer.ingest.signature import CertificatePolicy, load_trust
 from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import MIB
 
@@ -60,6 +61,8 @@ class _Arguments(NamedTuple):
     mac: str
     uuid: str
     on_clash: str
+    certificate: str
+    ca_file: str | None
     spool_limit: int
     dry_run: bool
     quiet: bool
@@ -126,6 +129,19 @@ class _Arguments(NamedTuple):
     default=Clash.SUFFIX.value,
     show_default=True,
     help="If the name is taken: import as NAME-2, or refuse.",
+)
+@click.option(
+    "--certificate",
+    type=click.Choice([one.value for one in CertificatePolicy]),
+    default=CertificatePolicy.WARN.value,
+    show_default=True,
+    help="Of a signature: ignore it, warn of what is wrong with it, or require that there is one and all is right.",
+)
+@click.option(
+    "--ca-file",
+    metavar="FILE.pem",
+    type=click.Path(dir_okay=False),
+    help="Certificates of those whose signatures are trusted.",
 )
 @click.option(
     "--spool-limit",
@@ -201,6 +217,7 @@ def _choices(wanted: _Arguments) -> ImportChoices:
         format=TargetFormat(wanted.disk_format),
         disks=dict(wanted.disks),
         spool_limit=wanted.spool_limit,
+        trust=load_trust(CertificatePolicy(wanted.certificate), wanted.ca_file),
     )
 
 

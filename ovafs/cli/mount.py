@@ -23,6 +23,7 @@ from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import open_inventory
 from ovafs.storage.map_cache import MapCache
 from ovafs.transfer.ingest.choices import ImportChoices
+from ovafs.transfer.ingest.signature import load_trust
 from ovafs.transfer.packager import Packager
 from ovafs.vfs.drop.entries import Status
 from ovafs.vfs.drop.folder import DropFolder
@@ -133,6 +134,7 @@ def _drop_folder(inventory: Inventory, options: MountOptions) -> DropFolder | No
         on_clash=options.drop_clash,
         format=options.drop_format,
         spool_limit=options.spool_limit,
+        trust=load_trust(options.drop_certificate, options.drop_ca_file),
     )
     status = Status(options.drop_mode, options.uid, options.gid)
     return DropFolder(inventory, choices, status, options.spool_limit, options.keep_partial)

@@ -10,6 +10,8 @@
 | drop_format= | what becomes of the disks of uploads: qcow2 (default), raw, or keep (qcow2 stays as it came) |
 | drop_network= | network for the adapters of uploads; default: as in the package |
 | drop_clash= | uploads whose machine's name is taken: suffix (default: it becomes NAME-2) or refuse |
+| drop_certificate= | signatures of uploads: ignore, warn (default: what is wrong with one is said), or require |
+| drop_ca_file= | PEM file with the certificates of those whose signatures are trusted; read when mounting |
 | spool_limit= | how much of one upload may wait because bytes before it have not come; a size, default 1GiB |
 | keep_partial= | how long an upload that nobody continues is kept; a duration, default 24h |
 | read_ahead= | how far the kernel reads ahead, a size; default 1MiB (needs root to take effect) |
@@ -35,6 +37,7 @@ import msgspec
 from ovafs.errors import InvalidChoices, MountFailed
 from ovafs.inventory.selection import Selection
 from ovafs.transfer.ingest.choices import Clash, ImportChoices, check_choices
+from ovafs.transfer.ingest.signature import CertificatePolicy
 from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import GIB, MIB, parse_duration, parse_size
 
@@ -60,6 +63,8 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     drop_format: TargetFormat = TargetFormat.QCOW2
     drop_network: str | None = None
     drop_clash: Clash = Clash.SUFFIX
+    drop_certificate: CertificatePolicy = CertificatePolicy.WARN
+    drop_ca_file: str | None = None
     spool_limit: int = GIB
     keep_partial: float = 24 * 3600.0
     read_ahead: int = MIB
@@ -150,6 +155,8 @@ _PARSERS: dict[str, Callable[[str], int | float | str]] = {
     "drop_format": _one_of(TargetFormat),
     "drop_network": _network,
     "drop_clash": _one_of(Clash),
+    "drop_certificate": _one_of(CertificatePolicy),
+    "drop_ca_file": os.path.abspath,
     "spool_limit": parse_size,
     "keep_partial": parse_duration,
     "read_ahead": parse_size,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import signing
 from tests.support.filesystems import in_memory
 from tests.support.packages import (
     DiskText,
@@ -27,6 +28,7 @@ from tests.support.packages import (
 )
 from tests.support.pools import eventually
 from tests.support.processes import ENVIRONMENT, end, ovafs
+from tests.support.signing import Authority, signed_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -298,6 +300,36 @@ def test_a_full_pool(tmp_path: Path) -> None:
         assert result.stderr.startswith("ovafs: error: the import needs 40.0 GiB, 1.")
         assert "are free in" in result.stderr
         pool.assert_whole()
+
+
+def test_signatures(pool: ImportPool, package: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    root = authority.signer("root", extension=signing.CA)
+    signed = tmp_path / "signed.ova"
+    signed.write_bytes(signed_package(authority.signer("vendor", root)))
+    require = ("--certificate", "require")
+    result = ovafs("import", pool.path, signed, *require, status=1)
+    assert result.stderr == (
+        "ovafs: error: signatures are required, but nobody is trusted; "
+        "name a PEM file with the certificates of those whose packages you take\n"
+    )
+    result = ovafs("import", pool.path, package, *require, "--ca-file", root.certificate, status=1)
+    assert "signatures are required, but the package has no signature (*.cert); ask its maker" in result.stderr
+    pool.assert_whole()
+    assert ovafs("import", pool.path, signed, *require, "--ca-file", root.certificate).stderr == ""
+    assert "signed by CN=vendor,O=Example; no certificates are trusted" in ovafs("import", pool.path, signed).stderr
+    pool.assert_whole(2)
+
+
+def test_a_mount_that_cannot_check_signatures(pool: ImportPool, tmp_path: Path) -> None:
+    place = tmp_path / "mnt"
+    place.mkdir()
+    for options, message in (
+        ("drop_certificate=require", "signatures are required, but nobody is trusted; name a PEM file"),
+        ("drop_ca_file=/nonexistent", "/nonexistent: trusted certificates cannot be read: No such file or directory"),
+    ):
+        assert message in ovafs("mount", pool.path, place, "-o", options, status=3).stderr
+        assert not place.is_mount()
 
 
 def test_progress_on_a_terminal(pool: ImportPool, package: Path, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ def test_all_values() -> None:
 def test_choices_for_uploads() -> None:
     options = parse_options(("drop_format=keep,drop_network=VM Network,drop_clash=refuse",))
     assert (options.drop_format, options.drop_network, options.drop_clash) == ("keep", "VM Network", "refuse")
+    options = parse_options(("drop_certificate=require,drop_ca_file=/etc/../vendors.pem",))
+    assert (options.drop_certificate, options.drop_ca_file) == ("require", "/vendors.pem")
 
 
 def test_options_of_fstab_are_ignored() -> None:
@@ -60,6 +62,7 @@ def test_options_of_fstab_are_ignored() -> None:
         ("keep_partial=99999999999w", "is not a duration"),
         ("drop_format=vmdk", "drop_format=vmdk: not one of qcow2, raw, keep"),
         ("drop_clash=x", "drop_clash=x: not one of suffix, refuse"),
+        ("drop_certificate=yes", "drop_certificate=yes: not one of ignore, warn, require"),
         ("drop_network=a\nb", "the network 'a.nb' contains"),
         ("read_ahead=much", "read_ahead=much: 'much' is not a size"),
     ],

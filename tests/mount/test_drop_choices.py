@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ovafs.inventory.pool import Pool
+from tests.support import signing
 from tests.support.drop import Place, place_in
 from tests.support.processes import run
+from tests.support.signing import Authority, signed_package
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,6 +169,22 @@ def test_choices_of_the_mount(tmp_path: Path) -> None:
         (place.drop / "other.ova.toml").write_text('on_clash = "suffix"\n', encoding="utf-8")
         run("cp", place.package("web"), place.drop / "other.ova")
         assert machine(place, "web-2")
+
+
+def test_signatures_that_the_mount_requires(tmp_path: Path) -> None:
+    """The writer is told, and a file beside the upload cannot choose otherwise."""
+    authority = Authority(tmp_path)
+    root = authority.signer("root", extension=signing.CA)
+    signed = tmp_path / "signed.ova"
+    signed.write_bytes(signed_package(authority.signer("vendor", root)))
+    with place_in(tmp_path, f"drop_certificate=require,drop_ca_file={root.certificate}") as place:
+        assert "Invalid argument" in run("cp", place.package("web"), place.drop, status=1).stderr
+        place.mount.expect_log("drop/web.ova: not imported: signatures are required, but the package has no signature")
+        with pytest.raises(OSError, match="Invalid argument"):
+            (place.drop / "web.ova.toml").write_text('certificate = "ignore"\n', encoding="utf-8")
+        place.mount.expect_log("drop/web.ova.toml: the key 'certificate' is not known")
+        run("cp", signed, place.drop)
+        assert machine(place, "web")
 
 
 def test_what_cannot_be_a_file_of_choices(shared: Place) -> None:

@@ -140,12 +140,12 @@ class ImportPool:
             create_pool(str(path))
         self.pool = Pool(str(path))
 
-    def take(self, data: bytes, *, cuts: Iterable[int] | None = None, **choices: Any) -> Imported:
+    def take(self, data: bytes, *, cuts: Iterable[int] | None = None, dry: bool = False, **choices: Any) -> Imported:
         """Import a package, cut into pieces whose buffers are spoiled behind the importer's back."""
         if "format" in choices:
             choices["format"] = TargetFormat(choices["format"])
         cut = pieces(data, every(100_003, len(data)) if cuts is None else cuts)
-        return import_package(self.pool, map(memoryview, cut), "package", ImportChoices(**choices))
+        return import_package(self.pool, map(memoryview, cut), "package", ImportChoices(**choices), dry=dry)
 
     @property
     def files(self) -> list[str]:

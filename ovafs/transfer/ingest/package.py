@@ -100,7 +100,7 @@ class PackageImport:
         self._choices = choices
         self._formats: Mapping[PackageDisk, TargetFormat] = {}
         self._landing: Landing = DryLanding(pool.volumes_path) if dry else PoolLanding(pool)
-        self._ingest = Ingest(self._landing, choices.spool_limit, self._accept)
+        self._ingest = Ingest(self._landing, choices.spool_limit, choices.trust, self._accept)
         self.archive: bytes | None = None
         """After :meth:`commit`: what ``transfer.archive`` reads the package again from; None if it cannot be read."""
 

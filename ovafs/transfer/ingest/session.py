@@ -6,6 +6,7 @@
 | the manifest (``*.mf``) | digests are checked from then on, and of the members before it |
 | a file that the descriptor names as a disk | decoded and written to a new volume while it arrives |
 | a file that the descriptor names as state of firmware or TPM | read, and handed over as text |
+| the certificate (``*.cert``) | its signature is checked against the manifest |
 | any file before the descriptor | kept in a spool, up to a limit, until the descriptor says what it is |
 | anything else | hashed, otherwise ignored, and said so |
 
@@ -29,6 +30,7 @@ from ovafs.streams.qcow2 import MAX_VIRTUAL_SIZE
 from ovafs.transfer.ingest.digests import Hashers, MemberDigests
 from ovafs.transfer.ingest.disk import IncomingDisk
 from ovafs.transfer.ingest.recorder import Recorder
+from ovafs.transfer.ingest.signature import Signature, is_certificate
 from ovafs.transfer.ingest.spool import SpoolRoom
 from ovafs.transfer.ingest.states import IncomingStates
 from ovafs.units import SECTOR, align_up
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ovafs.formats.tar_events import Event
     from ovafs.storage.writer.volume_writer import VolumeWriter
     from ovafs.transfer.ingest.landing import Landing
+    from ovafs.transfer.ingest.signature import Trust
     from ovafs.transfer.ingest.spool import Spool
     from ovafs.transfer.ingest.target import TargetFormat
 
@@ -72,7 +75,11 @@ class Ingest:
     """Takes one package apart; see the module."""
 
     def __init__(
-        self, landing: Landing, spool_limit: int, accept: Callable[[Descriptor], Mapping[PackageDisk, TargetFormat]]
+        self,
+        landing: Landing,
+        spool_limit: int,
+        trust: Trust,
+        accept: Callable[[Descriptor], Mapping[PackageDisk, TargetFormat]],
     ) -> None:
         """``spool_limit`` is how many bytes may wait for something that comes behind them.
 
@@ -84,6 +91,7 @@ class Ingest:
         self._formats: Mapping[PackageDisk, TargetFormat] = {}
         self._tar = TarReader()
         self._digests = MemberDigests()
+        self._signature = Signature(trust)
         self.recorder = Recorder()
         self._warnings: list[str] = []
         self._descriptor: Descriptor | None = None
@@ -157,7 +165,8 @@ class Ingest:
             self._warnings += disk.warnings
         self._make_empty_disks(self._descriptor)
         volumes = {disk: incoming.finish() for disk, incoming in self._disks.items()} | self._empty_disks
-        warnings = [*self._descriptor.warnings, *self._states.warnings, *self._warnings]
+        said = self._descriptor.warnings, self._states.warnings, self._signature.warnings, self._warnings
+        warnings = [warning for part in said for warning in part]
         return Contents(self._descriptor, self._source, self._states.texts, volumes, warnings)
 
     def close(self) -> None:
@@ -200,6 +209,9 @@ class Ingest:
                 raise InvalidPackage(f"is {member.size} bytes long, more than {_MAX_TEXT}", member=member.name)
             self.recorder.begin_text(member)
             self._text = bytearray()
+        elif self._signature.takes(member.name, member.size):
+            self.recorder.begin_text(member)
+            self._text = bytearray()
         elif self._states.takes(member.name, member.size):
             self.recorder.begin_other(member)
             self._text = bytearray()
@@ -218,6 +230,8 @@ class Ingest:
                 self._take_descriptor(bytes(self._text), member.name)
             elif self._states.expects(member.name):
                 self._states.take(member.name, bytes(self._text))
+            elif is_certificate(member.name):
+                self._signature.take_certificate(member.name, bytes(self._text))
             else:
                 self._take_manifest(bytes(self._text), member.name)
         self._disk = self._text = None
@@ -226,7 +240,7 @@ class Ingest:
         return next((disk for disk in self._disks.values() if disk.takes(name)), None)
 
     def _ignore(self, descriptor: Descriptor, name: str) -> None:
-        if not name.lower().endswith(".cert") and all(file.href != name for file in descriptor.files):
+        if all(file.href != name for file in descriptor.files):
             self._warnings.append(f"{name}: not in the descriptor, ignored")
 
     # -- what comes before the descriptor ----------------------------------------------------------------------
@@ -294,6 +308,7 @@ class Ingest:
         if self._digests.has_manifest:
             raise InvalidPackage("is a second manifest", member=member)
         self._digests.use(parse_manifest(data, member))
+        self._signature.take_manifest(member, data)
 
     # -- the end -----------------------------------------------------------------------------------------------
 
@@ -302,7 +317,9 @@ class Ingest:
         self._warnings += [f"{name}: listed, but not in the package" for name in self._absent(descriptor)]
         if not has_end and not self._digests.has_manifest:
             self._warnings.append("the archive has neither an end nor a manifest: nothing says that it is whole")
-        self._warnings += [f"{name}: not in the manifest, so not verified" for name in self._digests.unlisted()]
+        unlisted = self._digests.unlisted()
+        self._warnings += [f"{name}: not in the manifest, so not verified" for name in unlisted]
+        self._signature.finish(unlisted)
 
     def _absent(self, descriptor: Descriptor) -> list[str]:
         chunked = {file.href for file in descriptor.files if file.chunk_size}

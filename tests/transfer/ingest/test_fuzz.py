@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ovafs.errors import OvafsError
 from ovafs.transfer.ingest.landing import DryLanding
 from ovafs.transfer.ingest.session import Ingest
+from ovafs.transfer.ingest.signature import Trust
 from ovafs.transfer.ingest.target import TargetFormat
 from tests.support.decoding import every, mutations, pieces, random_cuts
 from tests.support.images import COPIED, hand_made
@@ -57,7 +58,7 @@ def _all_qcow2(descriptor: Descriptor) -> dict[PackageDisk, TargetFormat]:
 
 def outcome(data: bytes, cuts: Iterable[int] = ()) -> str:
     """What comes of a package, in a word; anything but contents and OvafsError fails the test."""
-    ingest = Ingest(DryLanding("/nowhere"), SPOOL_LIMIT, _all_qcow2)
+    ingest = Ingest(DryLanding("/nowhere"), SPOOL_LIMIT, Trust(), _all_qcow2)
     try:
         for piece in pieces(data, cuts):
             ingest.receive_data(memoryview(piece))

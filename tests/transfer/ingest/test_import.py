@@ -142,6 +142,7 @@ def test_odd_manifests(pool: ImportPool) -> None:
     more = manifest({"web.ovf": parts["web.ovf"], "readme.txt": b"", "a.raw": parts["a.raw"]})
     imported = pool.take(archive({**parts, "web.mf": more, "web.cert": b"x", "extra": b"y"}))
     assert imported.warnings == [
+        "web.cert: does not begin with a line 'SHA256(NAME.mf)= SIGNATURE'",
         "extra: not in the descriptor, ignored",
         "readme.txt: listed, but not in the package",
         "b.raw: not in the manifest, so not verified",
