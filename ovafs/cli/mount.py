@@ -106,7 +106,7 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
         stack.callback(cache.close)
         packager = Packager(cache, inventory.read_state)
-        tree = Tree(inventory, packager)
+        tree = Tree(options.selection.of(inventory), packager)
         handles = Handles(tree, packager)
         stack.callback(handles.close)
         ownership = Ownership(options.uid, options.gid, options.mode)

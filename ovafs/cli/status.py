@@ -8,6 +8,8 @@ import errno
 import os
 import re
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -23,6 +25,9 @@ from ovafs.vfs.status import MountStatus
 if TYPE_CHECKING:
     from ovafs.vfs.drop.reporter import EndedUpload
     from ovafs.vfs.drop.status import DropStatus, UploadStatus
+
+_PATIENCE = 10.0
+"""Seconds that a mount has to answer; one that works needs some milliseconds."""
 
 _NOT_PLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -49,7 +54,7 @@ def status(what: str | None, *, as_json: bool) -> None:
     """Say what the mount at MOUNTPOINT or those of SOURCE are doing; without an argument: all mounts of ovafs.
 
     Machines that are listed, broken and open; uploads that run, that wait to be continued and that have ended; the
-    room that they take. A mount whose process has died is said to be dead.
+    room that they take. A mount whose process has died is said to be dead; one that hangs is given ten seconds.
 
     With --json: an array of objects with mountpoint, source, problem ("" if it answers) and status, the document of
     MOUNTPOINT/.ovafs/status.json, which ovafs(1) describes; null if it does not answer.
@@ -60,7 +65,7 @@ def status(what: str | None, *, as_json: bool) -> None:
     mounts = [mount for mount in mounted_sources() if what is None or mount.is_named(what)]
     if what is not None and not mounts:
         raise SourceError(f"{what} is neither a mount point of ovafs nor mounted", "'ovafs status' shows all mounts")
-    answers = [_ask(mount) for mount in mounts]
+    answers = _ask_all(mounts)
     if as_json:
         print_json([_json(answer) for answer in answers])
     elif answers:
@@ -69,6 +74,23 @@ def status(what: str | None, *, as_json: bool) -> None:
         click.echo("no mounts")
     if any(answer.problem for answer in answers):
         sys.exit(1)
+
+
+def _ask_all(mounts: list[MountedSource]) -> list[_Answer]:
+    """What each says, in their order; one that hangs is not waited for: its thread ends with this process."""
+    answers: dict[MountedSource, _Answer] = {}
+
+    def ask(mount: MountedSource) -> None:
+        answers[mount] = _ask(mount)
+
+    threads = [threading.Thread(target=ask, args=(mount,), daemon=True) for mount in mounts]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + _PATIENCE
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    hangs = f"does not answer within {_PATIENCE:.0f} seconds: its process is busy, stopped, or waits for its storage"
+    return [answers.get(mount) or _Answer(mount, b"", hangs) for mount in mounts]
 
 
 def _ask(mount: MountedSource) -> _Answer:

@@ -35,9 +35,13 @@ class Selection(msgspec.Struct, frozen=True):
         """Whether a machine of this name is a template."""
         return _matches(name, self.templates)
 
+    def of(self, inventory: Inventory) -> Inventory:
+        """``inventory`` as far as it is shown."""
+        return inventory if self.include == self.exclude == () else _SelectedInventory(inventory, self)
 
-class SelectedInventory:
-    """An inventory of which only the selected machines are seen."""
+
+class _SelectedInventory:
+    """An inventory of which only the selected machines are seen. The whole one is closed by who opened it."""
 
     def __init__(self, inventory: Inventory, selection: Selection) -> None:
         self._inventory = inventory
@@ -94,8 +98,7 @@ class SelectedInventory:
         return self._inventory.read_descriptor(machine)
 
     def close(self) -> None:
-        """Close the whole inventory."""
-        self._inventory.close()
+        """Nothing is its own."""
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ovafs.errors import SourceError
 from ovafs.inventory.pool import Pool
-from ovafs.inventory.selection import SelectedInventory, Selection
+from ovafs.inventory.selection import Selection
 
 if TYPE_CHECKING:
     from ovafs.inventory.inventory import Inventory
@@ -27,7 +27,9 @@ def is_uri(source: str) -> bool:
 
 
 def open_inventory(source: str, selection: Selection = ALL) -> Inventory:
-    """The inventory behind ``source``: a pool directory, or what libvirt has behind a URI. Close it.
+    """The inventory behind ``source``: a pool directory, or what libvirt has behind a URI; all of it. Close it.
+
+    Of ``selection`` only what tells templates counts here; ``selection.of()`` the inventory is what is to be shown.
 
     Raises SourceError.
     """
@@ -35,9 +37,7 @@ def open_inventory(source: str, selection: Selection = ALL) -> Inventory:
         # Imported for those who use it: the library behind it is an extra, and loads slowly.
         from ovafs.inventory.libvirt import LibvirtInventory  # noqa: PLC0415
 
-        inventory: Inventory = LibvirtInventory(source, selection.is_template)
-    elif selection.templates:
+        return LibvirtInventory(source, selection.is_template)
+    if selection.templates:
         raise SourceError(f"{source}: a pool knows its templates; the option 'templates' is for libvirt")
-    else:
-        inventory = Pool(source)
-    return inventory if selection.include == selection.exclude == () else SelectedInventory(inventory, selection)
+    return Pool(source)

@@ -6,7 +6,7 @@ import pytest
 
 from ovafs.errors import MachineNotFound, SourceError
 from ovafs.inventory.inventory import DamagedMachine
-from ovafs.inventory.selection import SelectedInventory, Selection
+from ovafs.inventory.selection import Selection
 from ovafs.inventory.source import open_inventory
 from ovafs.model import Machine, MachineKind
 from tests.support.fakes import MemoryInventory
@@ -33,12 +33,13 @@ def _machine(name: str) -> Machine:
 def test_what_is_not_selected_is_not_there() -> None:
     memory = MemoryInventory([_machine("web"), _machine("db")])
     memory.damaged = [DamagedMachine("db-2", "broken", "x", MachineKind.VM)]
-    inventory = SelectedInventory(memory, Selection(exclude=("db*",)))
+    inventory = Selection(exclude=("db*",)).of(memory)
     assert [machine.name for machine in inventory.machines()] == ["web"]
     assert inventory.snapshot().damaged == []
     assert inventory.find("web").name == "web"
     with pytest.raises(MachineNotFound, match="db is not among the machines that are shown"):
         inventory.find("db")
+    assert Selection(templates=("*",)).of(memory) is memory
     assert (inventory.source_id, inventory.revision()) == (memory.source_id, memory.revision())
 
 

@@ -171,6 +171,15 @@ def test_choices_of_the_mount(tmp_path: Path) -> None:
         assert machine(place, "web-2")
 
 
+def test_a_mount_that_shows_some_machines_imports_all(tmp_path: Path) -> None:
+    with place_in(tmp_path, "include=web*") as place:
+        for name in ("web", "db"):
+            run("cp", place.package(name), place.drop)
+            assert machine(place, name)
+        assert os.listdir(place.mount.path / "vms") == ["web.ova"]
+        assert [name for name in place.names() if name.endswith(".ova")] == ["db.ova", "web.ova"]
+
+
 def test_signatures_that_the_mount_requires(tmp_path: Path) -> None:
     """The writer is told, and a file beside the upload cannot choose otherwise."""
     authority = Authority(tmp_path)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
+from ovafs.cli import status
 from tests.support.drop import MIB, Place, place_in
 from tests.support.mount import detach, mounted
 from tests.support.pools import raw_image
@@ -130,6 +133,18 @@ def test_a_broken_machine_is_told_once_it_was_looked_at(pool: PoolBuilder, tmp_p
         text = ovafs("status", mount.path).stdout
         assert "2 listed, 2 looked at, 1 broken" in text
         assert "no drop directory" in text
+
+
+def test_a_mount_that_hangs_does_not_hold_up_the_others(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "_PATIENCE", 1.0)
+    os.kill(place.mount.pid, signal.SIGSTOP)
+    try:
+        result = CliRunner().invoke(status.status, [str(place.mount.path)])
+    finally:
+        os.kill(place.mount.pid, signal.SIGCONT)
+    assert result.exit_code == 1
+    assert f"{place.mount.path} ({place.pool}): does not answer within 1 seconds: its process is" in result.output
+    assert ovafs("status", place.mount.path).returncode == 0
 
 
 def test_dead_mounts_and_none(tmp_path: Path) -> None:
