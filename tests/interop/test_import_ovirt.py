@@ -185,6 +185,15 @@ def test_states_in_the_forms_of_all_versions(
             assert catalog.execute("SELECT machine FROM states UNION SELECT digest FROM descriptors").fetchall() == []
 
 
+def test_a_bios_has_no_variables(pool: ImportPool, images: dict[str, bytes]) -> None:
+    states = {"tpm.dat": TPM, "nvram.dat": NVRAM}
+    package = pack(with_states(ovf(sizes(images)), states), images, states=states)
+    imported = pool.take(package, firmware=Firmware.BIOS)
+    (machine,) = imported.machines
+    assert (machine.nvram, machine.tpm is None) == (None, False)
+    assert "the state of the UEFI firmware is left out; a BIOS has none" in imported.warnings
+
+
 def exported(pool: ImportPool, target: Path) -> dict[str, bytes]:
     """The state files of an export, judged by what oVirt's engine and its host make of it."""
     run(sys.executable, "-m", "ovafs", "export", "-q", pool.path, "demo", target)

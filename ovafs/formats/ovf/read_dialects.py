@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 GENERAL_DATA = frozenset(("Description", "CreationDate", "BiosType", "TemplateType"))
 """oVirt's children of a VirtualSystem that are read here."""
 
+_SECURE_BOOT = "bootOptions.efiSecureBootEnabled"
 _FIRMWARE = {"2": Firmware.UEFI, "3": Firmware.UEFI_SECURE}
 _ADAPTERS = {
     "82540em": NicModel.E1000,
@@ -72,11 +73,16 @@ def vmware_settings(section: etree._Element) -> dict[str, str]:
     }
 
 
+def is_firmware_setting(element: etree._Element) -> bool:
+    """Whether this is a setting that :func:`vmware_firmware` reads."""
+    return namespace(element) == VMWARE and foreign(element, VMWARE, "key") in {"firmware", _SECURE_BOOT}
+
+
 def vmware_firmware(settings: dict[str, str]) -> Firmware | None:
     """What the settings say of the firmware; None when they say nothing."""
     if settings.get("firmware") != "efi":
         return Firmware.BIOS if "firmware" in settings else None
-    secure = settings.get("bootOptions.efiSecureBootEnabled", "").lower() == "true"
+    secure = settings.get(_SECURE_BOOT, "").lower() == "true"
     return Firmware.UEFI_SECURE if secure else Firmware.UEFI
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ovafs.errors import InvalidPackage
+from ovafs.formats.ovf.read_dialects import is_firmware_setting
 from ovafs.formats.ovf.read_items import (
     CD,
     CPU,
@@ -88,7 +89,7 @@ class Hardware:
             if reader is None or not reader(item) or item.has_foreign_parts:
                 self.leftovers.keep(item.element)
         for child in elements(section):
-            if name(child) not in _KNOWN_PARTS:
+            if name(child) not in _KNOWN_PARTS and not is_firmware_setting(child):
                 self.leftovers.keep(child)
 
     # Each reader says whether the Item has its place in the model now.

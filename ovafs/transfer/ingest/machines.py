@@ -17,6 +17,7 @@ from ovafs.model import (
     CpuTopology,
     Disk,
     DiskInterface,
+    Firmware,
     Machine,
     MachineKind,
     Nic,
@@ -78,6 +79,11 @@ def make_machine(
     if memory is None:
         warnings.append("the package does not say how much memory; the machine has 1 GiB")
     description = system.description if choices.description is None else choices.description
+    firmware = choices.firmware or system.firmware
+    nvram = _state(system.nvram, landed.states)
+    if nvram is not None and choices.firmware is Firmware.BIOS:
+        warnings.append("the state of the UEFI firmware is left out; a BIOS has none")
+        nvram = None
     now = int(time.time())
     machine = Machine(
         uuid=_uuid(system.uuid, choices.uuid, taken, warnings),
@@ -86,13 +92,13 @@ def make_machine(
         description=description.replace("\r\n", "\n").replace("\r", "\n"),
         memory=memory or GIB,
         cpu=choices.cpu or system.cpu or CpuTopology(),
-        firmware=choices.firmware or system.firmware,
+        firmware=firmware,
         os=choices.os or system.os,
         created=now if system.created is None else max(0, min(system.created, now)),
         modified=now,
         disks=_disks(system.disks, name, landed, warnings),
         nics=_nics(system.nics, choices, taken, warnings),
-        nvram=_state(system.nvram, landed.states),
+        nvram=nvram,
         tpm=_state(system.tpm, landed.states),
     )
     warnings += _left_out(system)

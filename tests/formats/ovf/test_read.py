@@ -476,7 +476,9 @@ def test_drives() -> None:
     ],
 )
 def test_firmware(hardware: str, rest: str, firmware: Firmware) -> None:
-    assert read_system(system(hardware=hardware, rest=rest), files=file()).firmware is firmware
+    found = read_system(system(hardware=hardware, rest=rest), files=file())
+    assert found.firmware is firmware
+    assert "vmw:Config" not in "".join(found.unknown)
 
 
 @pytest.mark.parametrize(
