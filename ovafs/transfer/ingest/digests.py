@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,6 @@ _ALL = ("sha1", "sha256", "sha512")
 # Less than this is hashed at once: handing it to a thread costs more than it saves (about 30 µs).
 _WORTH_A_THREAD = 64 << 10
 
-# Pieces that may wait for their hashing. Where each was waited for before the next, checking SHA-256 cost 43 % of an
-# import's time on two cores. More than one gains nothing.
-_MAX_WAITING = 1
-
 
 class MemberDigests:
     """The digests of all members, checked against a manifest wherever in the archive it is.
@@ -32,13 +27,15 @@ class MemberDigests:
     Before the manifest is known every algorithm is computed, unless ``expects_manifest`` says that none will come
     (oVirt's packages have none); then only those that it names.
 
-    Large pieces are copied and hashed in a thread for each algorithm, beside their decoding.
+    Large pieces are copied and hashed in a thread for each algorithm, beside their decoding. One may lag behind: where
+    each was waited for before the next, checking SHA-256 cost 43 % of an import's time on two cores. More gain nothing.
     """
 
     def __init__(self) -> None:
         self.expects_manifest = True
         self._threads: dict[str, ThreadPoolExecutor] = {}
-        self._waiting: deque[list[Future[None]]] = deque()
+        self._waiting: list[Future[None]] = []
+        self._copy = bytearray()  # of the piece that they hash; one made for each piece took as long in the kernel
         self._manifest: Manifest | None = None
         self._found: dict[str, dict[str, bytes]] = {}
 
@@ -58,19 +55,22 @@ class MemberDigests:
     def update(self, hashers: Hashers, data: memoryview) -> None:
         """Take the next bytes of a member."""
         if len(data) < _WORTH_A_THREAD or not hashers.updates:
-            self._wait(0)
+            self._wait()
             for update in hashers.updates.values():
                 update(data)
             return
-        self._wait(_MAX_WAITING - 1)
-        piece = memoryview(bytes(data))  # the buffer is the caller's again before this is hashed
-        self._waiting.append([self._thread(name).submit(update, piece) for name, update in hashers.updates.items()])
+        self._wait()
+        if len(data) > len(self._copy):
+            self._copy = bytearray(len(data))
+        piece = memoryview(self._copy)[: len(data)]
+        piece[:] = data  # whose buffer is the caller's again before this is hashed
+        self._waiting = [self._thread(name).submit(update, piece) for name, update in hashers.updates.items()]
 
-    def _wait(self, most: int) -> None:
-        """Until at most so many pieces wait."""
-        while len(self._waiting) > most:
-            for done in self._waiting.popleft():
-                done.result()
+    def _wait(self) -> None:
+        """Until the last piece is hashed."""
+        for done in self._waiting:
+            done.result()
+        self._waiting = []
 
     def _thread(self, algorithm: str) -> ThreadPoolExecutor:
         """One thread, so that pieces are hashed in their order."""
@@ -85,7 +85,7 @@ class MemberDigests:
 
     def end(self, name: str, hashers: Hashers) -> None:
         """The member is complete. Raises InvalidPackage if it is not what the manifest says."""
-        self._wait(0)
+        self._wait()
         self._found[name] = found = hashers.digests()
         if self._manifest is not None:
             self._check(name, found)
