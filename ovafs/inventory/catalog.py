@@ -115,10 +115,17 @@ class Catalog:
         """Register a machine. Raises NameTaken, or InvalidDefinition (broken rule, MAC or UUID in use)."""
         self.register([machine], [], attachments.NONE)
 
-    def register(self, machines: Sequence[Machine], volumes: Sequence[str], kept: Attachments) -> None:
+    def register(
+        self,
+        machines: Sequence[Machine],
+        volumes: Sequence[str],
+        kept: Attachments,
+        receipt: Receipt | None = None,
+        archive: bytes | None = None,
+    ) -> None:
         """Add the machines of an import and what is kept with them, and take the notes of its ``volumes`` away.
 
-        All in one change. Raises as :meth:`add`.
+        ``receipt`` and ``archive`` are kept as :meth:`keep_receipt` does it. All in one change. Raises as :meth:`add`.
         """
         for machine in machines:
             check_machine(machine)
@@ -127,6 +134,8 @@ class Catalog:
                 _insert(connection, machine)
                 attachments.keep(connection, machine, kept)
             connection.executemany("DELETE FROM unfinished_volumes WHERE uuid = ?", [(uuid,) for uuid in volumes])
+            if receipt is not None:
+                receipts.keep(connection, receipt, archive)
 
     def read_state(self, machine: Machine, kind: StateKind) -> bytes:
         """The text of a state that the machine has. Raises MachineNotFound if it has changed, InvalidDefinition."""

@@ -11,7 +11,7 @@ from tests.support.mount import mounted
 from tests.support.packages import DiskText, archive, content, descriptor, guest_bytes, import_pool, manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tests.support.mount import Mount
@@ -69,9 +69,11 @@ class Place:
 
 
 @contextlib.contextmanager
-def place_in(folder: Path, *options: str, pool: Path | None = None) -> Iterator[Place]:
+def place_in(
+    folder: Path, *options: str, pool: Path | None = None, program: Sequence[str] = ("ovafs",)
+) -> Iterator[Place]:
     path = pool or folder / "pool"
     with import_pool(path):
         pass
-    with mounted(path, folder, *options) as mount:
+    with mounted(path, folder, *options, program=program) as mount:
         yield Place(mount, path, folder)

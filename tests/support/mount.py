@@ -17,7 +17,7 @@ import pytest
 from tests.support.processes import run, started
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 # How long a mount may take to answer and to end; generous, because a loaded machine is not an error.
@@ -88,18 +88,19 @@ def _unescape(name: str) -> str:
 
 
 @contextlib.contextmanager
-def mounted(source: str | Path, folder: Path, *options: str) -> Iterator[Mount]:
+def mounted(source: str | Path, folder: Path, *options: str, program: Sequence[str] = ("ovafs",)) -> Iterator[Mount]:
     """Mount ``source`` at ``folder/mnt`` and unmount it at the end.
 
     ``options`` are mount options ("ro", "uid=1000"). At the end the daemon must exit with 0 and must not have
     logged a warning or an error but those that the test expects. When the test itself fails, the
     daemon's log is attached to the failure. A second mount in one folder is the same mount point again.
+    ``program``: the module to run as ovafs, and its own arguments.
     """
     mount_point = folder / "mnt"
     mount_point.mkdir(exist_ok=True)
     log_file = folder / "ovafs.log"
     log_file.unlink(missing_ok=True)
-    command: list[str | Path] = [sys.executable, "-m", "ovafs", "mount", source, mount_point, "-f"]
+    command: list[str | Path] = [sys.executable, "-m", *program, "mount", source, mount_point, "-f"]
     if options:
         command += ["-o", ",".join(options)]
     with started(*command, log=log_file) as process:

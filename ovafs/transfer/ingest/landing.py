@@ -2,8 +2,8 @@
 
 The order that survives a crash at any moment: a volume is noted in the catalog, then written, completed and put on
 stable storage; then all volumes get their names, then their directory is put on stable storage, and then one
-transaction registers the machines and takes the notes away. What is noted and no import is at work on was never
-registered, and the next import removes it.
+transaction registers the machines, keeps the upload's receipt and takes the notes away. What is noted and no import
+is at work on was never registered, and the next import removes it.
 
 Every import holds a shared lock on the directory (flock(2)) from its beginning to its end, and removes leftovers only
 while it holds that lock alone: a volume that is complete and waits for the other disks is locked by nothing else.
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ovafs.inventory.attachments import Attachments
     from ovafs.inventory.pool import Pool
+    from ovafs.inventory.receipts import Receipt
     from ovafs.model import Machine
     from ovafs.storage.writer.volume_writer import VolumeWriter
 
@@ -73,12 +74,18 @@ class Landing(Protocol):
         """The volume that a writer of :meth:`new_volume` writes, as a machine's definition names it."""
         ...
 
-    def commit(self, machines: Sequence[Machine], kept: Attachments) -> None:
-        """All writers have finished: the machines are there, with their disks."""
+    def publish(self) -> None:
+        """All writers have finished: their volumes get their names, and are on stable storage."""
         ...
 
     def identity_of(self, writer: VolumeWriter) -> FileIdentity | None:
-        """What the volume's file was when it was committed; None if there is no such file."""
+        """What the volume's file was when it was published; None if there is no such file."""
+        ...
+
+    def register(
+        self, machines: Sequence[Machine], kept: Attachments, receipt: Receipt | None, archive: bytes | None
+    ) -> None:
+        """All volumes are published: the machines are there, and the receipt, with what it can be read from."""
         ...
 
     def close(self) -> None:
@@ -151,21 +158,25 @@ class PoolLanding:
         return definition(self._volumes[writer.path])
 
     def identity_of(self, writer: VolumeWriter) -> FileIdentity | None:
-        """What the volume's file was when :meth:`commit` registered it."""
+        """What the volume's file was when :meth:`publish` gave it its name."""
         return self._identities.get(writer.path)
 
-    def commit(self, machines: Sequence[Machine], kept: Attachments) -> None:
-        """Publish all volumes, whose writers have finished, and register ``machines`` with what is ``kept`` of them.
-
-        Durable when this returns. After NameTaken and InvalidDefinition, of a catalog that changed meanwhile, it can
-        be called again.
-        """
+    def publish(self) -> None:
+        """Give all volumes, whose writers have finished, their names. Durable when this returns."""
         for volume in self._volumes.values():
             volume.publish()
         sync_directory(self._directory)
         self._identities = {path: _identity(volume.path) for path, volume in self._volumes.items()}
+
+    def register(
+        self, machines: Sequence[Machine], kept: Attachments, receipt: Receipt | None, archive: bytes | None
+    ) -> None:
+        """Register ``machines`` with what is ``kept`` of them, and the receipt. Durable when this returns.
+
+        After NameTaken and InvalidDefinition, of a catalog that changed meanwhile, it can be called again.
+        """
         self._may_be_registered = True
-        self._pool.register(machines, [volume.uuid for volume in self._volumes.values()], kept)
+        self._pool.register(machines, [volume.uuid for volume in self._volumes.values()], kept, receipt, archive)
         self._volumes.clear()
 
     def close(self) -> None:
@@ -258,12 +269,17 @@ class DryLanding:
             raise TypeError("the writer is of another landing")
         return definition(writer.volume)
 
-    def commit(self, machines: Sequence[Machine], kept: Attachments) -> None:
-        """Nothing is registered."""
+    def publish(self) -> None:
+        """Nothing is there."""
 
     def identity_of(self, writer: VolumeWriter) -> FileIdentity | None:  # noqa: ARG002  # of Landing
         """Of nothing."""
         return None
+
+    def register(
+        self, machines: Sequence[Machine], kept: Attachments, receipt: Receipt | None, archive: bytes | None
+    ) -> None:
+        """Nothing is registered."""
 
     def close(self) -> None:
         """Nothing is there."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ovafs.errors import IncompletePackage
     from ovafs.formats.ovf.read_model import Descriptor, PackageDisk
     from ovafs.inventory.pool import Pool
+    from ovafs.inventory.receipts import Receipt
     from ovafs.model import Machine, Volume
     from ovafs.storage.writer.volume_writer import VolumeWriter
     from ovafs.streams.segment import Segment
@@ -101,8 +102,6 @@ class PackageImport:
         self._formats: Mapping[PackageDisk, TargetFormat] = {}
         self._landing: Landing = DryLanding(pool.volumes_path) if dry else PoolLanding(pool)
         self._ingest = Ingest(self._landing, choices.spool_limit, choices.trust, self._accept)
-        self.archive: bytes | None = None
-        """After :meth:`commit`: what ``transfer.archive`` reads the package again from; None if it cannot be read."""
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """The next bytes of the package."""
@@ -127,10 +126,13 @@ class PackageImport:
         """Whether the end of the archive has come."""
         return self._ingest.has_ended
 
-    def commit(self, default_name: str, choices: ImportChoices | None = None) -> Imported:
+    def commit(
+        self, default_name: str, choices: ImportChoices | None = None, receipt: Receipt | None = None
+    ) -> Imported:
         """The package has ended: verify it, and register its machines; durable when this returns.
 
         ``choices`` are to be used instead of the first ones; for formats it is too late, and that becomes a warning.
+        ``receipt`` is kept in the same transaction, with what ``transfer.archive`` reads the package again from.
         """
         contents = self._ingest.finish()
         if choices is not None:
@@ -138,8 +140,8 @@ class PackageImport:
             contents.warnings.extend(self._too_late(contents.descriptor, choices))
             self._choices = choices
         volumes = {disk: self._landing.volume_of(writer) for disk, writer in contents.disks.items()}
-        machines, warnings = self._register(contents, volumes, default_name)
-        self.archive = self._archive([(writer, volumes[disk]) for disk, writer in contents.disks.items()])
+        self._landing.publish()
+        machines, warnings = self._register(contents, volumes, default_name, receipt)
         return Imported(machines, contents.warnings + warnings)
 
     def plan(self, offset: int, length: int) -> tuple[list[Segment], list[WrittenBytes]]:
@@ -185,15 +187,24 @@ class PackageImport:
             if wanted[disk] != form
         ]
 
-    def _register(self, contents: Contents, volumes: Mapping[PackageDisk, Volume], default_name: str) -> Imported:
+    def _register(
+        self,
+        contents: Contents,
+        volumes: Mapping[PackageDisk, Volume],
+        default_name: str,
+        receipt: Receipt | None,
+    ) -> Imported:
         """Make and register the machines; once more if another process took one of their names in between."""
         descriptor, states = contents.descriptor, contents.states
         kept = Attachments({state_of(text).digest: text for text in states.values()}, contents.source)
+        archive = None
+        if receipt is not None:
+            archive = self._archive([(writer, volumes[disk]) for disk, writer in contents.disks.items()])
         while True:
             taken = _taken(self._pool)
             imported = _make_machines(descriptor, volumes, states, self._choices, copy.deepcopy(taken), default_name)
             try:
-                self._landing.commit(imported.machines, kept)
+                self._landing.register(imported.machines, kept, receipt, archive)
             except (NameTaken, InvalidDefinition):
                 if _taken(self._pool) == taken:
                     raise

@@ -287,26 +287,29 @@ class DropFolder(DropTree):
         if upload is None or upload.state is State.COMMITTED:
             return
         default_name = None if final_name is None else names.machine_name(final_name)
+        receipt = None if final_name is None else self._receipt(file, final_name)
         try:
             choices = None
             if final_name is not None and file.choices is not None:
                 choices = await self._run(None, file.choices.at_commit, file, final_name)
-            await self._run(upload, lambda: upload.try_commit(default_name, occasion, choices))
+            await self._run(upload, lambda: upload.try_commit(default_name, occasion, choices, receipt))
         except OvafsError as error:
             if occasion is Occasion.CLOSE or not isinstance(error, IncompletePackage):
                 self.report_failure(file, upload, error)
             raise
         if upload.imported is not None:
-            await self._committed(file, final_name or file.name, upload)
+            await self._committed(file, final_name or file.name, upload, receipt)
 
-    async def _committed(self, file: DropFile, name: bytes, upload: Upload) -> None:
+    async def _committed(self, file: DropFile, name: bytes, upload: Upload, receipt: Receipt | None) -> None:
         if is_check(file):
             self.reporter.checked(file, name, upload)
             return
         try:
-            await self._keep_receipt(file)
+            current = self._receipt(file, name)
+            if current is not None and current != receipt:  # a touch, or padding, while it was committed
+                await self._run(None, self._pool.keep_receipt, current)
         except OvafsError as error:  # the import stands, and who wrote it must not send it again
-            log.warning("drop/%s: imported, but the receipt cannot be kept: %s", names.show(name), error)
+            log.warning("drop/%s: imported, but its change is not remembered: %s", names.show(name), error)
         self.reporter.imported(file, name, upload)
         used = None if file.choices is None else file.choices.used_up()
         if used is not None:
@@ -334,21 +337,20 @@ class DropFolder(DropTree):
             return 0
         return known if before == data[:known] else 0
 
+    def _receipt(self, file: DropFile, name: bytes) -> Receipt | None:
+        """What to keep of a file that is imported under this final name; None of what leaves nothing behind."""
+        if not is_placed(file) or is_check(file):
+            return None
+        known, number = file.status, file.inode - FIRST_DROP_INODE
+        return Receipt(number, name, file.size, known.mtime_ns, known.mode, known.uid, known.gid)
+
     async def _keep_receipt(self, file: DropFile) -> None:
-        upload = file.upload
         if not file.is_imported or not is_placed(file) or is_check(file):
             return
         if file.parent is not self.root:
             await self._forget_receipt(file)
             return
-        known = file.status
-        number = file.inode - FIRST_DROP_INODE
-        receipt = Receipt(number, file.name, file.size, known.mtime_ns, known.mode, known.uid, known.gid)
-        if upload is None or upload.archive is None:
-            await self._run(None, self._pool.keep_receipt, receipt)
-        else:
-            await self._run(None, self._pool.keep_receipt, receipt, upload.archive)
-            upload.archive = None  # the catalog has it
+        await self._run(None, self._pool.keep_receipt, self._receipt(file, file.name))
 
     async def _forget_receipt(self, file: DropFile) -> None:
         await self._run(None, self._pool.forget_receipt, file.inode - FIRST_DROP_INODE)

@@ -99,17 +99,15 @@ class Reader:
         held = self._held.setdefault(file, _Held())
         async with held.lock:
             if held.archive is None:
-                # Just after the import the catalog may not have it yet.
-                blob = None if file.upload is None else file.upload.archive
-                archive = await self._threads.answer(file, f"drop/{show(file.name)}", self._open, file.inode, blob)
+                archive = await self._threads.answer(file, f"drop/{show(file.name)}", self._open, file.inode)
                 if self._held.get(file) is not held:
                     archive.close()
                     raise NotReadable(f"drop/{show(file.name)} was closed or truncated")
                 held.archive = archive
         await held.archive.read_into(offset, buffer)
 
-    def _open(self, inode: int, blob: bytes | None) -> OpenArchive:
-        blob = blob or self._pool.receipt_archive(inode - FIRST_DROP_INODE)
+    def _open(self, inode: int) -> OpenArchive:
+        blob = self._pool.receipt_archive(inode - FIRST_DROP_INODE)
         if blob is None:
             raise NotReadable(NOT_KEPT, "export the machine from vms/")
         return open_archive(blob, self._pool.volumes())

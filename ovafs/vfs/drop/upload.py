@@ -28,6 +28,7 @@ from ovafs.vfs.drop.waiting import Run, Waiting
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ovafs.inventory.receipts import Receipt
     from ovafs.streams.segment import Segment
     from ovafs.transfer.ingest.choices import ImportChoices
     from ovafs.transfer.ingest.package import Imported, PackageImport, WrittenBytes
@@ -85,7 +86,6 @@ class Upload:
         self.is_committing = False
         self.error: OvafsError | None = None
         self.imported: Imported | None = None
-        self.archive: bytes | None = None  # of PackageImport
         self._begin = begin
         self._import: PackageImport | None = None
         self._waiting = Waiting(new_spool, limit)
@@ -173,10 +173,16 @@ class Upload:
                 raise WrittenTwice(f"{taken} bytes were taken in already")
             self.size = size
 
-    def try_commit(self, default_name: str | None, occasion: Occasion, choices: ImportChoices | None = None) -> None:
+    def try_commit(
+        self,
+        default_name: str | None,
+        occasion: Occasion,
+        choices: ImportChoices | None = None,
+        receipt: Receipt | None = None,
+    ) -> None:
         """Commit if the content is complete; idempotent. Without ``default_name`` only look whether it is.
 
-        ``choices`` are to be used instead of those that the import began with.
+        ``choices`` are to be used instead of those that the import began with; ``receipt`` is kept with the machines.
 
         Raises IncompletePackage when more can still come, and anything else when the upload has failed, now or
         before. An empty file is nothing yet.
@@ -188,7 +194,7 @@ class Upload:
             with _Latch(self):
                 self._check_complete(occasion)
                 if default_name is not None:
-                    self._commit(default_name, choices)
+                    self._commit(default_name, choices, receipt)
 
     def discard(self) -> None:
         """Take away everything that was not committed; idempotent. What still runs stops soon."""
@@ -270,14 +276,13 @@ class Upload:
             return False
         return self._import.has_ended or (self.position >= self.size and occasion is not Occasion.SYNC)
 
-    def _commit(self, default_name: str, choices: ImportChoices | None) -> None:
+    def _commit(self, default_name: str, choices: ImportChoices | None, receipt: Receipt | None) -> None:
         if self._import is None:
             raise RuntimeError("nothing to commit")
         self.is_committing = True
         try:
             with self._commit_lock:
-                self.imported = self._import.commit(default_name, choices)
-            self.archive = self._import.archive
+                self.imported = self._import.commit(default_name, choices, receipt)
         finally:
             self.is_committing = False
         self.state = State.COMMITTED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -231,20 +231,44 @@ async def test_there_is_a_report_also_while_the_catalog_is_locked(
     assert pool.pool.machines() == []
 
 
-async def test_an_import_whose_receipt_cannot_be_kept_stands(
+async def test_an_import_whose_change_is_not_remembered_stands(
     drop: DropFolder, pool: ImportPool, monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
 ) -> None:
     """Its writer must not send it again, so it is told of success."""
-    expect_log("the receipt cannot be kept: locked")
+    expect_log("its change is not remembered: locked")
+    register = pool.pool.register
+
+    def touched_meanwhile(*arguments: Any) -> None:
+        register(*arguments)
+        file.status.mtime_ns += 1
 
     def locked(*_: object) -> None:
         raise SourceError("locked")
 
     file = await new_file(drop, b"web.ova")
     await drop.write(file, 1, 0, PACKAGE)
+    monkeypatch.setattr(pool.pool, "register", touched_meanwhile)
     monkeypatch.setattr(pool.pool, "keep_receipt", locked)
     await drop.flush(file, 1)
     assert len(pool.pool.machines()) == 1
+
+
+async def test_machine_and_receipt_are_one_transaction(
+    drop: DropFolder, pool: ImportPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no moment at which one of them is on disk and the other is not."""
+
+    def two_transactions(*_: object) -> None:
+        raise AssertionError("a transaction of its own")
+
+    file = await new_file(drop, b"web.ova")
+    await drop.write(file, 1, 0, PACKAGE)
+    monkeypatch.setattr(pool.pool, "keep_receipt", two_transactions)
+    await drop.flush(file, 1)
+    assert len(pool.pool.machines()) == 1
+    (receipt,) = pool.pool.receipts()
+    assert (receipt.name, receipt.size, receipt.mtime_ns) == (b"web.ova", len(PACKAGE), file.status.mtime_ns)
+    assert pool.pool.receipt_archive(receipt.number) is not None
 
 
 def report_of(drop: DropFolder, name: bytes) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from ovafs.errors import NotReadable, ReadFailed, SourceError, WrittenTwice
+from ovafs.errors import NotReadable, ReadFailed, WrittenTwice
 from ovafs.fuse.errnos import errno_of
 from ovafs.transfer import archive as archive_module
 from ovafs.transfer.ingest.choices import ImportChoices
@@ -356,19 +356,10 @@ async def test_storage_that_fails_is_an_error_of_its_own(
     assert errno_of(ReadFailed("x", "y")) == errno.EIO
 
 
-async def test_a_receipt_can_be_read_before_the_catalog_has_it(
-    pool: ImportPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
-) -> None:
-    expect_log("the receipt cannot be kept: locked")
-
-    def locked(*_: object) -> None:
-        raise SourceError("locked")
-
+async def test_a_receipt_can_be_read_at_once_and_after_a_restart(pool: ImportPool, tmp_path: Path) -> None:
     package = raw_package(tmp_path)
     with folder(pool) as drop:
-        with monkeypatch.context() as patched:
-            patched.setattr(pool.pool, "keep_receipt", locked)
-            file = await upload(drop, package)
+        file = await upload(drop, package)
         await assert_reads(drop, file, package, count=1)
         await drop.status_changed(file)
     with folder(pool) as drop:

@@ -36,7 +36,6 @@ class Recorder:
         self.commits: list[str] = []
         self.is_closed = False
         self.failure: Exception | None = None
-        self.archive: bytes | None = None
 
     def receive_data(self, data: bytes | memoryview) -> None:
         if self.failure is not None:
@@ -51,7 +50,7 @@ class Recorder:
     def has_ended(self) -> bool:
         return len(self.received) >= self.length
 
-    def commit(self, default_name: str, _: object = None) -> Imported:
+    def commit(self, default_name: str, *_: object) -> Imported:
         self.commits.append(default_name)
         return Imported([], [])
 
