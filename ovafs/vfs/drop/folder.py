@@ -284,7 +284,7 @@ class DropFolder(DropTree):
     async def try_commit(self, file: DropFile, final_name: bytes | None, occasion: Occasion) -> None:
         """Import the file if it is complete; see :meth:`Upload.try_commit`. Failures are reported and raised."""
         upload = file.upload
-        if upload is None or upload.state is State.COMMITTED:
+        if upload is None or upload.is_announced:
             return
         default_name = None if final_name is None else names.machine_name(final_name)
         receipt = None if final_name is None else self._receipt(file, final_name)
@@ -297,7 +297,8 @@ class DropFolder(DropTree):
             if occasion is Occasion.CLOSE or not isinstance(error, IncompletePackage):
                 self.report_failure(file, upload, error)
             raise
-        if upload.imported is not None:
+        if upload.imported is not None and not upload.is_announced:
+            upload.is_announced = True
             await self._committed(file, final_name or file.name, upload, receipt)
 
     async def _committed(self, file: DropFile, name: bytes, upload: Upload, receipt: Receipt | None) -> None:

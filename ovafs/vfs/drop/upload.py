@@ -4,6 +4,7 @@
     waiting    runs of bytes behind a gap, in a spool until the gap closes
     size       the file's size as its writer sees it
     received   bytes that came: the position, and all that waits
+    is_announced     whether it was said that it is imported: once, whoever finds it so
     begun, written   when it began and when the last write came, by time.monotonic()
 
 A gap may be late data (NFS, syncthing) or a hole that the writer skipped (cp). It is taken for a hole when the file is
@@ -84,6 +85,7 @@ class Upload:
         self.position = 0
         self.begun = self.written = time.monotonic()
         self.is_committing = False
+        self.is_announced = False
         self.error: OvafsError | None = None
         self.imported: Imported | None = None
         self._begin = begin

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from ovafs.errors import InvalidPackage, NameRefused, NameTaken, NotEmpty, SourceError, StaleHandle, UploadBusy
 from ovafs.inventory import database
@@ -80,6 +81,17 @@ async def test_a_rename_to_a_final_name_commits(drop: DropFolder, pool: ImportPo
     pool.assert_whole(1)
     assert [receipt.name for receipt in pool.pool.receipts()] == [b"web.ova"]
     assert list(drop.root.children)[0] == b"web.ova"  # noqa: RUF015 - a report may follow
+
+
+async def test_an_import_is_announced_once_however_many_wait_for_it(drop: DropFolder, pool: ImportPool) -> None:
+    file = await new_file(drop, b"web.ova")
+    await drop.write(file, 1, 0, PACKAGE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drop.sync, file, 1)
+        nursery.start_soon(drop.flush, file, 1)
+        nursery.start_soon(Caretaker(drop).commit_idle)
+    pool.assert_whole(1)
+    assert [(ended.name, ended.result) for ended in drop.reporter.history] == [("web.ova", "imported")]
 
 
 async def test_a_rename_that_cannot_import_changes_nothing(
