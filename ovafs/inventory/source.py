@@ -35,7 +35,7 @@ def open_inventory(source: str, selection: Selection = ALL) -> Inventory:
     """
     if is_uri(source):
         # Imported for those who use it: the library behind it is an extra, and loads slowly.
-        from ovafs.inventory.libvirt import LibvirtInventory  # noqa: PLC0415
+        from ovafs.inventory.libvirt.inventory import LibvirtInventory  # noqa: PLC0415
 
         return LibvirtInventory(source, selection.is_template)
     if selection.templates:

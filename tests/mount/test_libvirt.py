@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ovafs.inventory.libvirt import LibvirtInventory
+from ovafs.inventory.libvirt.inventory import LibvirtInventory
 from tests.support import processes
 from tests.support.domains import domain_xml, write_node
 from tests.support.mount import mounted

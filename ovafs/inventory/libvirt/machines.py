@@ -14,7 +14,7 @@ from ovafs.model import Disk, Machine, MachineKind, Nic, Volume
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ovafs.formats.domain_xml import Domain, VolumeSource
+    from ovafs.formats.domain.read import Domain, VolumeSource
 
 
 def machine_of(domain: Domain, kind: MachineKind, path_of: Callable[[VolumeSource], str]) -> Machine:

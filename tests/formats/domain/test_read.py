@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ovafs.errors import InvalidDefinition
-from ovafs.formats.domain_xml import NAMESPACE, Domain, VolumeSource, read_domain
+from ovafs.formats.domain.read import NAMESPACE, Domain, VolumeSource, read_domain
 from ovafs.model import CpuTopology, DiskFormat, DiskInterface, Firmware, NicModel
 
 UUID = "bb20f368-ed92-401f-91dd-f6082a15a406"

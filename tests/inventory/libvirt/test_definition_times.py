@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ovafs.errors import SourceError
-from ovafs.inventory.definition_times import DefinitionTimes, Times
+from ovafs.inventory.libvirt.definition_times import DefinitionTimes, Times
 
 if TYPE_CHECKING:
     from pathlib import Path

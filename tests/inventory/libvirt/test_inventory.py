@@ -11,8 +11,8 @@ import libvirt
 import pytest
 
 from ovafs.errors import InvalidDefinition, MachineNotFound, SourceError
-from ovafs.inventory import libvirt as module
-from ovafs.inventory.libvirt import LibvirtInventory
+from ovafs.inventory.libvirt import connection as module
+from ovafs.inventory.libvirt.inventory import LibvirtInventory
 from ovafs.model import MachineKind
 from tests.support import processes
 from tests.support.domains import domain_xml, write_node
@@ -106,7 +106,7 @@ def test_the_listing_stays_while_libvirt_is_away(
     inventory: LibvirtInventory, monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
 ) -> None:
     before = inventory.snapshot()
-    inventory._drop_connection()
+    inventory.connection.close()
 
     def away(_: str) -> None:
         raise libvirt.libvirtError("Failed to connect socket")
@@ -123,7 +123,7 @@ def test_events_tell_of_changes() -> None:
     """In a process of its own: libvirt's loop of events runs as long as the process."""
     script = f"""
 import libvirt, time
-from ovafs.inventory.libvirt import LibvirtInventory
+from ovafs.inventory.libvirt.inventory import LibvirtInventory
 inventory = LibvirtInventory("test:///default")
 first = inventory.revision()
 names = [machine.name for machine in inventory.machines()]

@@ -1,0 +1,1 @@
+"""What libvirt holds: its domains as machines. One module, ``connection``, talks to the library."""

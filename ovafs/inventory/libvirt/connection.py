@@ -1,0 +1,216 @@
+"""A connection to libvirt that comes back after it was lost. The only module that knows the library.
+
+What is asked for goes to libvirt at once; a lost connection is made anew by whoever asks next, at most every
+``RECONNECT_SECONDS``. :meth:`Connection.watch` begins to listen to events.
+
+Concurrency: any thread. One of them talks to libvirt at a time. Events come in a thread of libvirt's loop, of which
+there is one in a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from ovafs.errors import MachineNotFound, SourceError
+from ovafs.inventory.rows import printable
+
+try:
+    import libvirt
+except ImportError:  # an extra
+    libvirt = None
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+log = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 5.0
+
+# A connection that does not answer is dead after INTERVAL * (COUNT + 1) seconds; a copy must not hang for ever.
+_KEEPALIVE_INTERVAL = 5
+_KEEPALIVE_COUNT = 3
+
+
+class DomainText(NamedTuple):
+    """A domain's definition: as it is now if the domain runs, else as it would start."""
+
+    uuid: str
+    name: str
+    text: str
+
+
+class Listing(NamedTuple):
+    """UUIDs of all domains, and the definitions of those that were asked for."""
+
+    uuids: set[str]
+    texts: list[DomainText]
+
+
+class Connection:
+    """An open connection to ``uri``."""
+
+    def __init__(self, uri: str) -> None:
+        """Raises SourceError when there is no libvirt, or when it does not answer."""
+        if libvirt is None:
+            raise SourceError(
+                f"{uri}: the Python package libvirt-python is missing", "install it: pip install 'ovafs[libvirt]'"
+            )
+        libvirt.registerErrorHandler(_say_nothing, None)
+        self.uri = uri
+        self.events = 0
+        """How many events have come; more of them mean that something may have changed."""
+        self.made = 0
+        """How often it was connected: what happened in between is not known."""
+        self.is_watching = False
+        self._lock = threading.RLock()
+        self._changed: set[str] = set()
+        self._tried_at = float("-inf")
+        self._open: libvirt.virConnect | None = self._connect()
+        with self._errors():
+            self.canonical_uri: str = self._open.getURI()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the next one to ask will have to connect anew."""
+        return self._open is None
+
+    def watch(self) -> None:
+        """Listen to events from now on: for that the loop has to run before the connection is made."""
+        with self._lock:
+            if self.is_watching:
+                return
+            _run_event_loop(os.getpid())
+            self.is_watching = True
+            self._drop()
+            self._tried_at = float("-inf")
+            with contextlib.suppress(SourceError):  # the next look tries again
+                self._alive()
+
+    @contextlib.contextmanager
+    def changes(self) -> Iterator[set[str]]:
+        """The UUIDs of domains that events told of; after an error they are still to be looked at."""
+        changed, self._changed = self._changed, set()
+        try:
+            yield changed
+        except BaseException:
+            self._changed |= changed
+            raise
+
+    def list_domains(self, wanted: Callable[[str], bool]) -> Listing:
+        """All domains, and the definitions of those whose UUIDs are ``wanted``. Raises SourceError."""
+        with self._talk() as connection:
+            domains = {domain.UUIDString(): domain for domain in connection.listAllDomains(0)}
+            texts = [
+                DomainText(uuid, domain.name(), text)
+                for uuid, domain in domains.items()
+                if wanted(uuid) and (text := _definition(domain)) is not None
+            ]
+        return Listing(set(domains), texts)
+
+    def volume_path(self, pool: str, volume: str) -> str:
+        """The file of a volume in a storage pool. Raises MachineNotFound if there is none, SourceError."""
+        with self._talk() as connection:
+            try:
+                path: str = connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() in {libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL}:
+                    raise MachineNotFound(f"volume {printable(volume)} of pool {printable(pool)}: {error}") from None
+                raise
+        return path
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._lock:
+            self._drop()
+
+    # -- inside
+
+    @contextlib.contextmanager
+    def _talk(self) -> Iterator[libvirt.virConnect]:
+        with self._lock, self._errors():
+            yield self._alive()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except libvirt.libvirtError as error:
+            raise SourceError(
+                f"{self.uri}: {error}", "check that libvirt runs: 'virsh -c URI list' must work"
+            ) from error
+
+    def _connect(self) -> libvirt.virConnect:
+        with self._errors():
+            # Read-only would do for most, but hides what an administrator may see (security labels, secrets' names).
+            connection = libvirt.open(self.uri)
+        self.made += 1
+        return connection
+
+    def _alive(self) -> libvirt.virConnect:
+        if self._open is not None and self._open.isAlive():
+            return self._open
+        self._drop()
+        if time.monotonic() - self._tried_at < RECONNECT_SECONDS:
+            raise SourceError(f"{self.uri}: libvirt does not answer")
+        self._tried_at = time.monotonic()
+        self._open = self._connect()
+        if self.is_watching:
+            self._register(self._open)
+        return self._open
+
+    def _register(self, connection: libvirt.virConnect) -> None:
+        with contextlib.suppress(libvirt.libvirtError):  # the test driver has none; polls find the changes then
+            connection.setKeepAlive(_KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT)
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.registerCloseCallback(self._closed, None)
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+
+    def _drop(self) -> None:
+        connection, self._open = self._open, None
+        if connection is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.close()
+
+    # -- events, in the thread of libvirt's loop
+
+    def _lifecycle(self, _connection: libvirt.virConnect, domain: libvirt.virDomain, *_details: object) -> None:
+        self._changed.add(domain.UUIDString())
+        self.events += 1
+
+    def _closed(self, *_details: object) -> None:
+        log.warning("%s: the connection is lost", self.uri)
+        self.events += 1
+
+
+def _definition(domain: libvirt.virDomain) -> str | None:
+    """The definition, or None if the domain is gone."""
+    try:
+        text: str = domain.XMLDesc(0 if domain.isActive() else libvirt.VIR_DOMAIN_XML_INACTIVE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+    return text
+
+
+@functools.cache
+def _run_event_loop(_process: int) -> None:
+    """One for each process; it runs until the process ends."""
+    libvirt.virEventRegisterDefaultImpl()
+
+    def run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+    threading.Thread(target=run, name="libvirt events", daemon=True).start()
+
+
+def _say_nothing(_context: None, _error: object) -> None:
+    """As libvirt prints every error on stderr otherwise; they are raised anyway."""
