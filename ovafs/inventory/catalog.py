@@ -15,6 +15,7 @@ import msgspec
 from ovafs.errors import InvalidDefinition, MachineNotFound, NameTaken, SourceError
 from ovafs.inventory import attachments, receipts, rows
 from ovafs.inventory.database import connect, is_writable, open_reader, sqlite_errors
+from ovafs.inventory.destination import Taken
 from ovafs.inventory.rules import check_machine
 from ovafs.inventory.schema import APPLICATION_ID, check_version, migrate
 
@@ -168,14 +169,19 @@ class Catalog:
         """UUIDs of the volumes that machines are on."""
         return self._column("SELECT uuid FROM volumes")
 
-    def uuids(self) -> set[str]:
-        """UUIDs of all machines."""
-        return self._column("SELECT uuid FROM machines")
+    def registered_volumes(self, among: Collection[str]) -> set[str]:
+        """Those of them that machines are on."""
+        return self.volume_uuids().intersection(among) if among else set()
 
-    def names(self) -> set[tuple[str, str]]:
-        """Kind and name of every machine, whatever is stored as these."""
+    def taken(self) -> Taken:
+        """UUIDs, kinds with names, and MAC addresses of all machines, whatever is stored as these."""
         with sqlite_errors(self._path), self._reader.read() as connection:
-            return {(str(kind), str(name)) for kind, name in rows.fetch(connection, "SELECT kind, name FROM machines")}
+            machines = list(rows.fetch(connection, "SELECT uuid, kind, name FROM machines"))
+        return Taken(
+            uuids={str(uuid) for uuid, _, _ in machines},
+            names={(str(kind), str(name)) for _, kind, name in machines},
+            macs=self.macs(),
+        )
 
     def new_entry_number(self) -> int:
         """A number for an entry of the drop directory; none is ever given twice."""

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from ovafs.errors import SourceError
 from ovafs.inventory.catalog import Catalog, create_catalog
 from ovafs.inventory.database import is_writable
+from ovafs.inventory.destination import Fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ovafs.model import Machine
 
@@ -72,6 +73,13 @@ class Pool(Catalog):
     def machines(self) -> list[Machine]:
         """The usable machines."""
         return self.snapshot().machines
+
+    def fit(self, machine: Machine) -> Fitted:
+        """A pool takes every machine as it is."""
+        return Fitted(machine, [])
+
+    def published(self, paths: Sequence[str]) -> None:
+        """Nothing is to be done: nobody else looks at a pool's volumes."""
 
     def left_out(self, machine: Machine) -> tuple[str, ...]:  # noqa: ARG002 - other inventories look
         """Nothing: a pool keeps only what a package can hold."""

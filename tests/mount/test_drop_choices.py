@@ -106,7 +106,7 @@ def test_a_wrong_file_is_refused_and_so_is_the_upload_that_follows(shared: Place
     assert "reason:   drop/wrong.ova.toml: the key 'memroy' is not known" in report
     assert "correct the file, or remove it" in report
     with contextlib.closing(Pool(str(shared.pool))) as pool:
-        assert ("vm", "wrong") not in pool.names()
+        assert ("vm", "wrong") not in pool.taken().names
 
     run("cp", choose(shared, "wrong", 'name = "right"\n'), target)
     assert not (shared.drop / "wrong.ova.toml.report.txt").exists()

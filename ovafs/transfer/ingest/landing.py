@@ -1,4 +1,4 @@
-"""Where an import's disks land: new volumes of a pool, registered together with the machines on them, or gone.
+"""Where an import's disks land: new volumes of a destination, registered together with the machines on them, or gone.
 
 The order that survives a crash at any moment: a volume is noted in the catalog, then written, completed and put on
 stable storage; then all volumes get their names, then their directory is put on stable storage, and then one
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ovafs.inventory.attachments import Attachments
-    from ovafs.inventory.pool import Pool
+    from ovafs.inventory.destination import Destination
     from ovafs.inventory.receipts import Receipt
     from ovafs.model import Machine
     from ovafs.storage.writer.volume_writer import VolumeWriter
@@ -94,14 +94,14 @@ class Landing(Protocol):
 
 
 class PoolLanding:
-    """Lands in a pool's own volumes; :meth:`close` takes away what was not committed."""
+    """Lands in new volumes of a destination; :meth:`close` takes away what was not committed."""
 
     is_dry = False
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, destination: Destination) -> None:
         """Remove what interrupted imports left, too. Raises SourceError, NoSpace, WriteFailed."""
-        self._pool = pool
-        self._directory = pool.volumes_path
+        self._destination = destination
+        self._directory = destination.volumes_path
         self._volumes: dict[str, NewVolume] = {}  # by the path of the unfinished file
         self._identities: dict[str, FileIdentity] = {}  # likewise
         self._may_be_registered = False
@@ -146,7 +146,7 @@ class PoolLanding:
     def _note(self, disk_format: DiskFormat) -> str:
         volume = NewVolume.name(self._directory, disk_format)
         self._volumes[volume.part_path] = volume
-        self._pool.note_volume(volume.uuid)
+        self._destination.note_volume(volume.uuid)
         return volume.part_path
 
     def new_spool(self) -> Spool:
@@ -166,6 +166,7 @@ class PoolLanding:
         for volume in self._volumes.values():
             volume.publish()
         sync_directory(self._directory)
+        self._destination.published([volume.path for volume in self._volumes.values()])
         self._identities = {path: _identity(volume.path) for path, volume in self._volumes.items()}
 
     def register(
@@ -176,7 +177,7 @@ class PoolLanding:
         After NameTaken and InvalidDefinition, of a catalog that changed meanwhile, it can be called again.
         """
         self._may_be_registered = True
-        self._pool.register(machines, [volume.uuid for volume in self._volumes.values()], kept, receipt, archive)
+        self._destination.register(machines, [volume.uuid for volume in self._volumes.values()], kept, receipt, archive)
         self._volumes.clear()
 
     def close(self) -> None:
@@ -189,19 +190,20 @@ class PoolLanding:
             os.close(lock)
 
     def _remove_leftovers(self) -> None:
-        unfinished = self._pool.unfinished_volumes()
-        sweep(self._directory, known=self._pool.volume_uuids(), unfinished=unfinished)
+        unfinished = self._destination.unfinished_volumes()
+        sweep(self._directory, known=self._destination.registered_volumes(unfinished), unfinished=unfinished)
         if unfinished:
-            self._pool.forget_volumes(list(unfinished))
+            self._destination.forget_volumes(list(unfinished))
 
     def _withdraw(self) -> None:
         # An error of the transaction need not mean that it did not happen: the catalog knows.
-        registered = self._pool.volume_uuids() if self._may_be_registered else set()
+        noted = [volume.uuid for volume in self._volumes.values()]
+        registered = self._destination.registered_volumes(noted) if self._may_be_registered else set()
         left = [volume for volume in self._volumes.values() if volume.uuid not in registered]
         for volume in left:
             volume.withdraw()
         if left:
-            self._pool.forget_volumes([volume.uuid for volume in left])
+            self._destination.forget_volumes([volume.uuid for volume in left])
 
 
 def definition(volume: NewVolume) -> Volume:

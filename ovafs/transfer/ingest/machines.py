@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ovafs.formats.ovf.read_model import DiskSlot, NetworkAdapter, PackageDisk, PackageFile, RemovableDrive, System
+    from ovafs.inventory.destination import Taken
     from ovafs.transfer.ingest.choices import DiskChoices, ImportChoices
 
 _INTERFACES = {
@@ -45,14 +46,6 @@ _INTERFACES = {
 
 _MAX_LABELS = 20
 """Kinds of elements without a place that a message lists; descriptors of appliances have hundreds."""
-
-
-class Taken(msgspec.Struct, frozen=True, kw_only=True):
-    """What the pool has already, and a new machine cannot have too. ``names`` are of (kind, name)."""
-
-    uuids: set[str]
-    names: set[tuple[str, str]]
-    macs: set[str]
 
 
 class Landed(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ from ovafs.transfer.ingest.choices import (
     formats_of_disks,
 )
 from ovafs.transfer.ingest.landing import DryLanding, PoolLanding, definition
-from ovafs.transfer.ingest.machines import Landed, Taken, make_machine, without_place
+from ovafs.transfer.ingest.machines import Landed, make_machine, without_place
 from ovafs.transfer.ingest.recorder import NOT_KEPT, ONLY_CHECKED
 from ovafs.transfer.ingest.session import Ingest
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ovafs.errors import IncompletePackage
     from ovafs.formats.ovf.read_model import Descriptor, PackageDisk
-    from ovafs.inventory.pool import Pool
+    from ovafs.inventory.destination import Destination, Taken
     from ovafs.inventory.receipts import Receipt
     from ovafs.model import Machine, Volume
     from ovafs.storage.writer.volume_writer import VolumeWriter
@@ -50,15 +50,20 @@ class Imported(NamedTuple):
 
 
 def import_package(
-    pool: Pool, pieces: Iterable[memoryview], default_name: str, choices: ImportChoices, *, dry: bool = False
+    destination: Destination,
+    pieces: Iterable[memoryview],
+    default_name: str,
+    choices: ImportChoices,
+    *,
+    dry: bool = False,
 ) -> Imported:
-    """Import the package that ``pieces`` are, one behind the other, into ``pool``: all of it, or nothing.
+    """Import the package that ``pieces`` are, one behind the other, into ``destination``: all of it, or nothing.
 
     ``default_name`` is for a machine that has no name. ``dry``: verify everything, store and register nothing.
     Blocks. Raises InvalidPackage, UnsupportedFeature, InvalidDefinition, NameTaken, NoSpace, WriteFailed,
     SourceError; and what ``pieces`` raises.
     """
-    with contextlib.closing(PackageImport(pool, default_name, choices, dry=dry)) as running:
+    with contextlib.closing(PackageImport(destination, default_name, choices, dry=dry)) as running:
         for piece in pieces:
             running.receive_data(piece)
         return running.commit(default_name)
@@ -93,14 +98,16 @@ class PackageImport:
     Raises as :func:`import_package`; after an error, but one of :meth:`shortfall`, it can only be closed.
     """
 
-    def __init__(self, pool: Pool, default_name: str | None, choices: ImportChoices, *, dry: bool = False) -> None:
+    def __init__(
+        self, destination: Destination, default_name: str | None, choices: ImportChoices, *, dry: bool = False
+    ) -> None:
         """``default_name`` is what a machine without a name is going to be called, if that is known by now."""
         check_choices(choices)
-        self._pool = pool
+        self._destination = destination
         self._default_name = default_name
         self._choices = choices
         self._formats: Mapping[PackageDisk, TargetFormat] = {}
-        self._landing: Landing = DryLanding(pool.volumes_path) if dry else PoolLanding(pool)
+        self._landing: Landing = DryLanding(destination.volumes_path) if dry else PoolLanding(destination)
         self._ingest = Ingest(self._landing, choices.spool_limit, choices.trust, self._accept)
 
     def receive_data(self, data: bytes | memoryview) -> None:
@@ -173,9 +180,9 @@ class PackageImport:
     def _accept(self, descriptor: Descriptor) -> Mapping[PackageDisk, TargetFormat]:
         """Make the machines as they would be, to refuse what cannot be before any disk has come."""
         self._formats = formats_of_disks(descriptor, self._choices)
-        directory = self._pool.volumes_path
+        directory = self._destination.volumes_path
         volumes = {disk: definition(NewVolume.name(directory, form.converted)) for disk, form in self._formats.items()}
-        _make_machines(descriptor, volumes, {}, self._choices, _taken(self._pool), self._default_name)
+        self._make_machines(descriptor, volumes, {}, self._destination.taken(), self._default_name)
         self._landing.check_space(_least_size(descriptor))
         return self._formats
 
@@ -201,36 +208,32 @@ class PackageImport:
         if receipt is not None:
             archive = self._archive([(writer, volumes[disk]) for disk, writer in contents.disks.items()])
         while True:
-            taken = _taken(self._pool)
-            imported = _make_machines(descriptor, volumes, states, self._choices, copy.deepcopy(taken), default_name)
+            taken = self._destination.taken()
+            imported = self._make_machines(descriptor, volumes, states, copy.deepcopy(taken), default_name)
             try:
                 self._landing.register(imported.machines, kept, receipt, archive)
             except (NameTaken, InvalidDefinition):
-                if _taken(self._pool) == taken:
+                if self._destination.taken() == taken:
                     raise
             else:
                 return imported
 
-
-def _taken(pool: Pool) -> Taken:
-    return Taken(uuids=pool.uuids(), names=pool.names(), macs=pool.macs())
-
-
-def _make_machines(
-    descriptor: Descriptor,
-    volumes: Mapping[PackageDisk, Volume],
-    states: Mapping[str, bytes],
-    choices: ImportChoices,
-    taken: Taken,
-    default_name: str | None,
-) -> Imported:
-    machines, warnings = [], check_against(descriptor, choices)
-    landed = Landed(volumes=volumes, chosen=choices_of_disks(descriptor, choices), states=states)
-    for system in descriptor.systems:
-        machine, said = make_machine(system, landed, choices, taken, default_name)
-        machines.append(machine)
-        warnings += said
-    return Imported(machines, warnings + without_place(descriptor.unknown))
+    def _make_machines(
+        self,
+        descriptor: Descriptor,
+        volumes: Mapping[PackageDisk, Volume],
+        states: Mapping[str, bytes],
+        taken: Taken,
+        default_name: str | None,
+    ) -> Imported:
+        machines, warnings = [], check_against(descriptor, self._choices)
+        landed = Landed(volumes=volumes, chosen=choices_of_disks(descriptor, self._choices), states=states)
+        for system in descriptor.systems:
+            machine, said = make_machine(system, landed, self._choices, taken, default_name)
+            fitted = self._destination.fit(machine)
+            machines.append(fitted.machine)
+            warnings += said + fitted.warnings
+        return Imported(machines, warnings + without_place(descriptor.unknown))
 
 
 def _least_size(descriptor: Descriptor) -> int:

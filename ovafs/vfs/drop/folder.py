@@ -49,7 +49,7 @@ from ovafs.vfs.threads import Threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ovafs.inventory.pool import Pool
+    from ovafs.inventory.destination import Destination
     from ovafs.transfer.ingest.choices import ImportChoices
 
 log = logging.getLogger(__name__)
@@ -64,10 +64,15 @@ KEEP_SECONDS = 24 * 3600.0
 
 
 class DropFolder(DropTree):
-    """The drop directory of one mount, on one pool."""
+    """The drop directory of one mount, with one destination."""
 
     def __init__(
-        self, pool: Pool, choices: ImportChoices, status: Status, spool_limit: int, keep: float = KEEP_SECONDS
+        self,
+        destination: Destination,
+        choices: ImportChoices,
+        status: Status,
+        spool_limit: int,
+        keep: float = KEEP_SECONDS,
     ) -> None:
         """Blocks: removes what a crash left.
 
@@ -76,16 +81,16 @@ class DropFolder(DropTree):
         """
         super().__init__(status)
         self.keep = keep
-        self._pool = pool
+        self._destination = destination
         self._choices = choices
         self.spool_limit = spool_limit
         self._commit_lock = threading.Lock()
         self._threads = Threads(LONGEST_CALL)
-        self._reader = Reader(pool, self._threads)
+        self._reader = Reader(destination, self._threads)
         self.reporter = Reporter(self.place, self.unplace, keep)
         self.choices = ChoicesFiles(self, self._threads, self.reporter, choices)
-        PoolLanding(pool).close()
-        for receipt in pool.receipts():
+        PoolLanding(destination).close()
+        for receipt in destination.receipts():
             number, name, size, mtime_ns, mode, uid, gid = receipt
             kept = Status(mode, uid, gid, mtime_ns)
             self.place(DropFile(FIRST_DROP_INODE + number, name, self.root, kept, receipt_size=size))
@@ -308,7 +313,7 @@ class DropFolder(DropTree):
         try:
             current = self._receipt(file, name)
             if current is not None and current != receipt:  # a touch, or padding, while it was committed
-                await self._run(None, self._pool.keep_receipt, current)
+                await self._run(None, self._destination.keep_receipt, current)
         except OvafsError as error:  # the import stands, and who wrote it must not send it again
             log.warning("drop/%s: imported, but its change is not remembered: %s", names.show(name), error)
         self.reporter.imported(file, name, upload)
@@ -351,10 +356,10 @@ class DropFolder(DropTree):
         if file.parent is not self.root:
             await self._forget_receipt(file)
             return
-        await self._run(None, self._pool.keep_receipt, self._receipt(file, file.name))
+        await self._run(None, self._destination.keep_receipt, self._receipt(file, file.name))
 
     async def _forget_receipt(self, file: DropFile) -> None:
-        await self._run(None, self._pool.forget_receipt, file.inode - FIRST_DROP_INODE)
+        await self._run(None, self._destination.forget_receipt, file.inode - FIRST_DROP_INODE)
 
     async def _remove(self, entry: DropFile | ChoicesFile | Report) -> None:
         if isinstance(entry, ChoicesFile):
@@ -367,15 +372,15 @@ class DropFolder(DropTree):
             await self._forget_receipt(entry)
 
     async def _new_inode(self) -> int:
-        return FIRST_DROP_INODE + await self._run(None, self._pool.new_entry_number)
+        return FIRST_DROP_INODE + await self._run(None, self._destination.new_entry_number)
 
     def _begin_upload(self, file: DropFile) -> None:
         """Give the file a new upload; its import begins with the first byte."""
         choices = UploadChoices(self._choices)
         file.choices = choices
         file.upload = Upload(
-            lambda: PackageImport(self._pool, None, choices.begin(file), dry=is_check(file)),
-            lambda: Spool(self._pool.volumes_path),
+            lambda: PackageImport(self._destination, None, choices.begin(file), dry=is_check(file)),
+            lambda: Spool(self._destination.volumes_path),
             self.spool_limit,
             self._commit_lock,
         )

@@ -21,7 +21,7 @@ from ovafs.vfs.nodes import FIRST_DROP_INODE
 from ovafs.vfs.threads import close_later
 
 if TYPE_CHECKING:
-    from ovafs.inventory.pool import Pool
+    from ovafs.inventory.destination import Destination
     from ovafs.transfer.archive import OpenArchive
     from ovafs.vfs.drop.entries import DropFile
     from ovafs.vfs.drop.upload import Upload
@@ -41,8 +41,8 @@ class _Held:
 class Reader:
     """Reads the files of one drop directory; used from its event loop only."""
 
-    def __init__(self, pool: Pool, threads: Threads) -> None:
-        self._pool = pool
+    def __init__(self, destination: Destination, threads: Threads) -> None:
+        self._destination = destination
         self._threads = threads
         self._held: dict[DropFile, _Held] = {}
         self._said: set[tuple[int, str]] = set()
@@ -107,7 +107,7 @@ class Reader:
         await held.archive.read_into(offset, buffer)
 
     def _open(self, inode: int) -> OpenArchive:
-        blob = self._pool.receipt_archive(inode - FIRST_DROP_INODE)
+        blob = self._destination.receipt_archive(inode - FIRST_DROP_INODE)
         if blob is None:
             raise NotReadable(NOT_KEPT, "export the machine from vms/")
-        return open_archive(blob, self._pool.volumes())
+        return open_archive(blob, self._destination.volumes())
