@@ -21,7 +21,6 @@ from ovafs.errors import (
     UploadBusy,
     WrittenTwice,
 )
-from ovafs.inventory.receipts import Receipt
 from ovafs.transfer.ingest.landing import PoolLanding
 from ovafs.transfer.ingest.package import PackageImport
 from ovafs.transfer.ingest.spool import Spool
@@ -40,6 +39,7 @@ from ovafs.vfs.drop.entries import (
     is_check,
 )
 from ovafs.vfs.drop.reader import Reader
+from ovafs.vfs.drop.receipt_keeper import ReceiptKeeper
 from ovafs.vfs.drop.reporter import Reporter
 from ovafs.vfs.drop.tree import DropTree, is_placed
 from ovafs.vfs.drop.upload import Occasion, State, Upload
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ovafs.inventory.destination import Destination
+    from ovafs.inventory.receipts import Receipt
     from ovafs.transfer.ingest.choices import ImportChoices
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class DropFolder(DropTree):
         self._commit_lock = threading.Lock()
         self._threads = Threads(LONGEST_CALL)
         self._reader = Reader(destination, self._threads)
+        self._receipts = ReceiptKeeper(destination, self._threads, self.root)
         self.reporter = Reporter(self.place, self.unplace, keep)
         self.choices = ChoicesFiles(self, self._threads, self.reporter, choices)
         PoolLanding(destination).close()
@@ -163,7 +165,7 @@ class DropFolder(DropTree):
         file.parent.children.pop(file.name, None)
         file.name, file.parent = new_name, target
         self.place(file)
-        await self._keep_receipt(file)
+        await self._receipts.keep(file)
 
     def _check_rename(self, file: DropFile | ChoicesFile, target: DropDirectory, new_name: bytes) -> None:
         if names.is_choices(new_name) != isinstance(file, ChoicesFile):
@@ -196,7 +198,7 @@ class DropFolder(DropTree):
         file.status.mtime_ns = time.time_ns()
         if before is not None:
             await self._run(before, before.discard)
-        await self._forget_receipt(file)
+        await self._receipts.forget(file)
 
     async def resize(self, file: DropFile, size: int, handle: int | None) -> None:
         """ftruncate(2). Raises WrittenTwice."""
@@ -230,7 +232,7 @@ class DropFolder(DropTree):
                 self.report_failure(file, upload, error)
             raise
         file.status.mtime_ns = time.time_ns()
-        await self._keep_receipt(file)  # padding may still come behind a package that was imported
+        await self._receipts.keep(file)  # padding may still come behind a package that was imported
 
     async def flush(self, file: DropFile, handle: int) -> None:
         """close(2): commit what is complete under a final name. Raises why it is not, if anything was written.
@@ -263,7 +265,7 @@ class DropFolder(DropTree):
     async def status_changed(self, file: DropEntry) -> None:
         """To be called after a change of ``status``: receipts remember it."""
         if isinstance(file, DropFile):
-            await self._keep_receipt(file)
+            await self._receipts.keep(file)
 
     # -- for whoever looks after it
 
@@ -292,7 +294,7 @@ class DropFolder(DropTree):
         if upload is None or upload.is_announced:
             return
         default_name = None if final_name is None else names.machine_name(final_name)
-        receipt = None if final_name is None else self._receipt(file, final_name)
+        receipt = None if final_name is None else self._receipts.of(file, final_name)
         try:
             choices = None
             if final_name is not None and file.choices is not None:
@@ -311,7 +313,7 @@ class DropFolder(DropTree):
             self.reporter.checked(file, name, upload)
             return
         try:
-            current = self._receipt(file, name)
+            current = self._receipts.of(file, name)
             if current is not None and current != receipt:  # a touch, or padding, while it was committed
                 await self._run(None, self._destination.keep_receipt, current)
         except OvafsError as error:  # the import stands, and who wrote it must not send it again
@@ -343,24 +345,6 @@ class DropFolder(DropTree):
             return 0
         return known if before == data[:known] else 0
 
-    def _receipt(self, file: DropFile, name: bytes) -> Receipt | None:
-        """What to keep of a file that is imported under this final name; None of what leaves nothing behind."""
-        if not is_placed(file) or is_check(file):
-            return None
-        known, number = file.status, file.inode - FIRST_DROP_INODE
-        return Receipt(number, name, file.size, known.mtime_ns, known.mode, known.uid, known.gid)
-
-    async def _keep_receipt(self, file: DropFile) -> None:
-        if not file.is_imported or not is_placed(file) or is_check(file):
-            return
-        if file.parent is not self.root:
-            await self._forget_receipt(file)
-            return
-        await self._run(None, self._destination.keep_receipt, self._receipt(file, file.name))
-
-    async def _forget_receipt(self, file: DropFile) -> None:
-        await self._run(None, self._destination.forget_receipt, file.inode - FIRST_DROP_INODE)
-
     async def _remove(self, entry: DropFile | ChoicesFile | Report) -> None:
         if isinstance(entry, ChoicesFile):
             self.choices.remove(entry)
@@ -369,7 +353,7 @@ class DropFolder(DropTree):
         if isinstance(entry, DropFile):
             if entry.upload is not None:
                 await self._run(entry.upload, entry.upload.discard)
-            await self._forget_receipt(entry)
+            await self._receipts.forget(entry)
 
     async def _new_inode(self) -> int:
         return FIRST_DROP_INODE + await self._run(None, self._destination.new_entry_number)
