@@ -1,4 +1,4 @@
-"""``ovafs import``: a package into a pool, without a mount."""
+"""``ovafs import``: a package into a pool or a hypervisor, without a mount."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import click
 from ovafs.cli.disk_option import parse_disk_choices, parse_network_pair
 from ovafs.cli.machine_options import parse_bytes, topology
 from ovafs.cli.output import machine_document, print_json, warn
+from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.progress import progress_bar
 from ovafs.errors import ImageUnavailable, SourceError
-from ovafs.inventory.pool import Pool
+from ovafs.inventory.source import open_destination, open_inventory
 from ovafs.model import Firmware, MachineKind
 from ovafs.transfer.ingest.choices import Clash, Identity, ImportChoices
 from ovafs.transfer.ingest.package import import_package
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+    from ovafs.inventory.destination import Destination
     from ovafs.transfer.ingest.choices import DiskChoices
     from ovafs.transfer.ingest.package import Imported
 
@@ -42,8 +44,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class _Arguments(NamedTuple):
     """The command line."""
 
-    pool: str
+    source: str
     package: str
+    pool: str | None
     name: str | None
     description: str | None
     os_id: str | None
@@ -70,7 +73,7 @@ class _Arguments(NamedTuple):
 
 
 @click.command("import")
-@click.argument("pool", type=click.Path(file_okay=False))
+@click.argument("source", type=PathArgument(readable=False))
 @click.argument("package", metavar="FILE.ova|-", type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--name", help="Name of the machine; default: as in the package.")
 @click.option("--description", metavar="TEXT", help="Instead of the package's.")
@@ -151,13 +154,17 @@ class _Arguments(NamedTuple):
     show_default=True,
     help="How much may wait in a spool file for a descriptor that comes behind it.",
 )
+@click.option(
+    "--pool", metavar="NAME", help="Storage pool of libvirt for the new volumes; default: the one called default."
+)
 @click.option("--dry-run", is_flag=True, help="Verify everything, store nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def import_command(**arguments: object) -> None:
-    """Take the package FILE.ova (or standard input) apart and register its machines in POOL.
+    """Take the package FILE.ova (or standard input) apart and register its machines in SOURCE.
 
-    The disks are written to new volumes of the pool while the package is read, from a file or a pipe; nothing is
+    SOURCE is a pool, or the URI of a libvirt connection: there every machine becomes a domain, on hardware that the
+    host has. The disks are written to new volumes while the package is read, from a file or a pipe; nothing is
     staged. Packages of oVirt, VMware, VirtualBox and others are read; their disks may be raw, qcow2 or VMDK, also in
     gzip or in chunks. Digests of a manifest are checked in the same pass. The machines appear together and complete
     when everything is verified and on stable storage, or not at all.
@@ -165,7 +172,7 @@ def import_command(**arguments: object) -> None:
     Without options the machine is what the package says; an option holds for every machine of the package. In DISK a
     comma is written ",,". --dry-run reads the whole package, too, and fails where the import would.
 
-    What cannot be kept as it was (a name that is taken, a device that the pool does not know) is said on stderr.
+    What cannot be kept as it was (a name that is taken, a device that has no place) is said on stderr.
 
     Ctrl-C (and SIGTERM) while the package is read leaves nothing behind.
 
@@ -175,8 +182,11 @@ def import_command(**arguments: object) -> None:
     """
     wanted = _Arguments(**arguments)  # type: ignore[arg-type]  # click passes exactly these
     try:
-        with contextlib.closing(Pool(wanted.pool)) as pool:
-            imported = _run(pool, wanted)
+        with (
+            contextlib.closing(open_inventory(wanted.source)) as inventory,
+            contextlib.closing(open_destination(wanted.source, inventory, wanted.pool)) as destination,
+        ):
+            imported = _run(destination, wanted)
     except _Interrupted as interrupted:
         click.echo("ovafs: interrupted: nothing is imported, nothing is left", err=True)
         sys.exit(_EXIT_SIGNAL + interrupted.number)
@@ -185,14 +195,14 @@ def import_command(**arguments: object) -> None:
     _print(imported, wanted)
 
 
-def _run(pool: Pool, wanted: _Arguments) -> Imported:
+def _run(destination: Destination, wanted: _Arguments) -> Imported:
     choices = _choices(wanted)
     default_name = "imported" if wanted.package == "-" else Path(wanted.package).stem
     with _opened(wanted.package) as descriptor, _Signals() as signals:
         size = os.fstat(descriptor).st_size
         with progress_bar(os.path.basename(wanted.package), size, quiet=wanted.quiet) as show:
             pieces = _pieces(descriptor, wanted.package, signals, show)
-            return import_package(pool, pieces, default_name, choices, dry=wanted.dry_run)
+            return import_package(destination, pieces, default_name, choices, dry=wanted.dry_run)
 
 
 def _choices(wanted: _Arguments) -> ImportChoices:
@@ -264,7 +274,7 @@ class _Interrupted(Exception):
 
 
 class _Signals:
-    """Signals end an import only while it waits for the package, so never in the middle of a change to the pool.
+    """Signals end an import only while it waits for the package, so never in the middle of a change there.
 
     After the first one the next ends the process at once; what it leaves then, the next import removes. A signal
     that is ignored (nohup, a shell's background job) stays ignored.

@@ -13,14 +13,14 @@ import click
 from ovafs.cli.daemon import Daemon, keep_memory_small, notify_systemd
 from ovafs.cli.logs import log_to_file_or_syslog, log_to_stderr
 from ovafs.cli.path_argument import PathArgument
-from ovafs.errors import OvafsError
+from ovafs.errors import OvafsError, SourceError
 from ovafs.fuse import mount as fuse_mount
 from ovafs.fuse.control_operations import ControlOperations
 from ovafs.fuse.drop_operations import DropOperations
 from ovafs.fuse.operations import Operations, Ownership
 from ovafs.fuse.options import MountOptions, options_document, parse_options
 from ovafs.inventory.pool import Pool
-from ovafs.inventory.source import open_inventory
+from ovafs.inventory.source import open_destination, open_inventory
 from ovafs.storage.map_cache import MapCache
 from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.signature import load_trust
@@ -34,6 +34,7 @@ from ovafs.vfs.tree import Tree
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ovafs.inventory.destination import Destination
     from ovafs.inventory.inventory import Inventory
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: b
     with contextlib.closing(
         open_inventory(source, options.selection)
     ) as inventory:  # what is wrong with SOURCE is said before anything else
-        fuse_mount.check_hides_nothing(mountpoint, _needed_paths(inventory, options))
+        with _destination(source, inventory, options) as destination:
+            fuse_mount.check_hides_nothing(mountpoint, _needed_paths(inventory, destination, options))
         cache_dir = inventory.cache_dir
     if foreground:
         log_to_stderr(debug=options.debug)
@@ -87,11 +89,13 @@ def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: b
         _serve(source, mountpoint, options, daemon.ready)
 
 
-def _needed_paths(inventory: Inventory, options: MountOptions) -> Iterator[str]:
+def _needed_paths(inventory: Inventory, destination: Destination | None, options: MountOptions) -> Iterator[str]:
     """What the process of the mount opens again and again, beside the images (a hidden image is a broken machine)."""
     yield inventory.statvfs_path
     if isinstance(inventory, Pool):
         yield inventory.volumes_path
+    if destination is not None:
+        yield destination.volumes_path
     if inventory.cache_dir is not None:
         yield inventory.cache_dir
     if options.log is not None:
@@ -110,7 +114,8 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         handles = Handles(tree, packager)
         stack.callback(handles.close)
         ownership = Ownership(options.uid, options.gid, options.mode)
-        drop = _drop_folder(inventory, options)
+        destination = stack.enter_context(_destination(source, inventory, options))
+        drop = None if destination is None else _drop_folder(destination, options)
         where = os.path.abspath(source), inventory.source_id, mountpoint
         status = StatusWriter(where, options_document(options), tree, handles, drop).document
         operations: Operations
@@ -122,13 +127,25 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         fuse_mount.run(operations, mountpoint, options, source, on_ready)
 
 
-def _drop_folder(inventory: Inventory, options: MountOptions) -> DropFolder | None:
-    """The drop directory, where there is a pool that can be written."""
-    if not isinstance(inventory, Pool) or "ro" in options.kernel or not options.drop_mode:
-        return None
-    if not inventory.is_writable:
-        log.info("%s cannot be written: the mount has no drop directory", inventory.path)
-        return None
+@contextlib.contextmanager
+def _destination(source: str, inventory: Inventory, options: MountOptions) -> Iterator[Destination | None]:
+    """What uploads go to, where something can take them. Raises SourceError if an option says that it must."""
+    destination = None
+    if "ro" not in options.kernel and options.drop_mode:
+        try:
+            destination = open_destination(source, inventory, options.pool)
+        except SourceError as error:
+            if options.pool is not None:
+                raise
+            log.info("the mount has no drop directory: %s", error)
+    try:
+        yield destination
+    finally:
+        if destination is not None:
+            destination.close()
+
+
+def _drop_folder(destination: Destination, options: MountOptions) -> DropFolder:
     choices = ImportChoices(
         network=options.drop_network,
         on_clash=options.drop_clash,
@@ -137,4 +154,4 @@ def _drop_folder(inventory: Inventory, options: MountOptions) -> DropFolder | No
         trust=load_trust(options.drop_certificate, options.drop_ca_file),
     )
     status = Status(options.drop_mode, options.uid, options.gid)
-    return DropFolder(inventory, choices, status, options.spool_limit, options.keep_partial)
+    return DropFolder(destination, choices, status, options.spool_limit, options.keep_partial)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 
 from ovafs.errors import NameRefused
+from ovafs.fuse import posix_acl
 from ovafs.fuse.control_operations import ControlOperations
 from ovafs.fuse.operations import LARGEST_READ, answered
 from ovafs.vfs.drop.caretaker import Caretaker
@@ -120,8 +121,20 @@ class DropOperations(ControlOperations):
 
     @answered
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        if not is_drop_inode(inode):  # else taken and dropped: tools that copy attributes must not fail
+        if not is_drop_inode(inode):
             await super().setxattr(inode, name, value, ctx)
+        elif name == posix_acl.ACCESS:
+            await self._set_acl(self._drop.entry(inode), value, ctx)
+        # All others are taken and dropped: tools that copy attributes must not fail.
+
+    async def _set_acl(self, entry: DropEntry, value: bytes, ctx: RequestContext) -> None:
+        if ctx.uid not in {0, entry.status.uid}:  # the kernel leaves it to file systems who may do this
+            raise pyfuse3.FUSEError(errno.EPERM)
+        try:
+            entry.status.mode = posix_acl.mode_of_acl(value)
+        except ValueError:
+            raise pyfuse3.FUSEError(errno.EINVAL) from None
+        await self._drop.status_changed(entry)
 
     @answered
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:

@@ -107,3 +107,7 @@ class Destination(Protocol):
     def receipt_archive(self, number: int) -> bytes | None:
         """What the package of a receipt can be read from; None if it cannot be."""
         ...
+
+    def close(self) -> None:
+        """Release everything; idempotent."""
+        ...

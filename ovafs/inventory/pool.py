@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovafs.errors import SourceError
-from ovafs.inventory.catalog import Catalog, create_catalog
+from ovafs.inventory.catalog import Catalog
 from ovafs.inventory.database import is_writable
 from ovafs.inventory.destination import Fitted
+from ovafs.inventory.journal import create_journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,7 +119,7 @@ def _fill(directory: Path, pool_uuid: str, undo: contextlib.ExitStack) -> None:
     unfinished, catalog = directory / f"{_CATALOG}.new", directory / _CATALOG
     unfinished.touch(mode=0o600, exist_ok=False)
     undo.callback(_attempt, unfinished.unlink)
-    create_catalog(str(unfinished), pool_uuid)
+    create_journal(str(unfinished), pool_uuid)
     unfinished.rename(catalog)
     undo.callback(_attempt, catalog.unlink)
     _sync_directory(directory)

@@ -10,6 +10,7 @@ from ovafs.inventory.pool import Pool
 from ovafs.inventory.selection import Selection
 
 if TYPE_CHECKING:
+    from ovafs.inventory.destination import Destination
     from ovafs.inventory.inventory import Inventory
 
 # "qemu:///system", "qemu+ssh://root@host/system", "test:///default".
@@ -41,3 +42,23 @@ def open_inventory(source: str, selection: Selection = ALL) -> Inventory:
     if selection.templates:
         raise SourceError(f"{source}: a pool knows its templates; the option 'templates' is for libvirt")
     return Pool(source)
+
+
+def open_destination(source: str, inventory: Inventory, pool: str | None) -> Destination:
+    """What takes machines into ``inventory``, which is the one behind ``source``. Close it, too.
+
+    ``pool`` is the name of a storage pool of libvirt; None: the default one. Raises SourceError if nothing can be
+    imported there.
+    """
+    if isinstance(inventory, Pool):
+        if pool is not None:
+            raise SourceError(f"{source}: a pool has one place for volumes; storage pools are libvirt's")
+        if not inventory.is_writable:
+            raise SourceError(f"{source} cannot be written", "check the permissions of the pool and its file system")
+        return inventory
+    from ovafs.inventory.libvirt.destination import DEFAULT_POOL, LibvirtDestination  # noqa: PLC0415
+    from ovafs.inventory.libvirt.inventory import LibvirtInventory  # noqa: PLC0415
+
+    if not isinstance(inventory, LibvirtInventory):
+        raise TypeError(f"{inventory!r} is not what stands behind a source")
+    return LibvirtDestination(inventory.connection, inventory.cache_dir, pool or DEFAULT_POOL)

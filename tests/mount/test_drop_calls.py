@@ -8,6 +8,8 @@ import fcntl
 import mmap
 import os
 import random
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,6 @@ from tests.support.processes import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,35 @@ def test_attributes_are_set_before_during_and_after_the_upload(shared: Place) ->
     assert os.listxattr(target) == []
     status = target.stat()
     assert (status.st_mode & 0o777, status.st_uid, status.st_gid, status.st_mtime) == (0o640, 3, 4, 7)
+
+
+@pytest.mark.parametrize("command", ["cp -a", "cp -p", "mv", "install -m 0751", "rsync -aHAX"])
+@pytest.mark.parametrize("mode", [0o640, 0o751])
+def test_modes_are_kept(shared: Place, command: str, mode: int) -> None:
+    """Coreutils sets them through the access control list, and trusts the answer."""
+    name = f"mode-{command.split(maxsplit=1)[0]}{command[-1]}-{mode:o}"
+    source = shared.package(name)
+    source.chmod(mode)
+    before = source.stat()
+    run(*command.split(), source, shared.drop)
+    after = (shared.drop / f"{name}.ova").stat()
+    assert after.st_mode & 0o777 == (0o751 if "install" in command else mode)
+    assert after.st_mtime_ns == before.st_mtime_ns or "install" in command
+    shared.assert_imported(name)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be another user")
+def test_the_list_of_another_users_upload_cannot_be_set() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        folder.chmod(0o755)
+        with place_in(folder, "allow_other", "mode=0444", "drop_mode=0777") as place:
+            run("cp", place.package("web"), place.drop)
+            (place.drop / "web.ova").chmod(0o666)
+            other = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+            result = run(*other, "setfacl", "-m", "u::rwx", place.drop / "web.ova", status=1)
+            assert "Operation not permitted" in result.stderr
+            assert (place.drop / "web.ova").stat().st_mode & 0o777 == 0o666
 
 
 def test_the_drop_directory_takes_attributes(shared: Place) -> None:

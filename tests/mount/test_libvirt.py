@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,8 @@ from ovafs.inventory.libvirt.inventory import LibvirtInventory
 from tests.support import processes
 from tests.support.domains import domain_xml, write_node
 from tests.support.mount import mounted
-from tests.support.pools import MIB, Image, chain_image, judge_ova, raw_image
+from tests.support.packages import archive, guest_bytes, small_package
+from tests.support.pools import MIB, Image, chain_image, eventually, judge_ova, raw_image
 from tests.support.processes import ovafs, run
 
 if TYPE_CHECKING:
@@ -52,3 +54,36 @@ def test_an_export_of_a_domain(tmp_path: Path) -> None:
     uri = write_node(tmp_path / "node.xml", [domain_xml("db", image)])
     ovafs("export", uri, "db", tmp_path / "db.ova")
     _judge(uri, "db", tmp_path / "db.ova", image)
+
+
+def test_a_drop_becomes_a_domain(tmp_path: Path) -> None:
+    """The upload, its report and its receipt; the domain itself lives in the test driver of the mount's process."""
+    images = tmp_path / "images"
+    images.mkdir()
+    uri = write_node(tmp_path / "node.xml", [domain_xml("old")], pool=images, networks=["default"])
+    parts = small_package(macs=["52:54:00:11:22:33"])
+    source = tmp_path / "web.ova"
+    source.write_bytes(archive(parts))
+    with mounted(uri, tmp_path) as mount:
+        assert os.listdir(mount.path / "vms") == ["old.ova"]  # from now on events are listened to, by one connection
+        run("cp", "-a", source, mount.path / "drop")
+        report = (mount.path / "drop" / "web.ova.report.txt").read_text()
+        assert "there is no network 'lan' here; adapter 52:54:00:11:22:33 is on 'default'" in report
+        eventually((mount.path / "vms" / "web.ova").exists, "the domain is shown")
+        run("cp", mount.path / "vms" / "web.ova", tmp_path / "again.ova")
+        assert run("rsync", "-ai", source, f"{mount.path}/drop/").stdout == ""
+        assert len(os.listdir(images)) == 2
+    run("tar", "xf", tmp_path / "again.ova", "-C", tmp_path)
+    disks = sorted(name for name in run("tar", "tf", tmp_path / "again.ova").stdout.split() if name != "vm.ovf")
+    contents = {guest_bytes(str(tmp_path / name), "qcow2", tmp_path) for name in disks}
+    assert contents == {parts["a.raw"], parts["b.raw"]}
+
+
+def test_a_mount_with_no_place_for_uploads(tmp_path: Path) -> None:
+    uri = write_node(tmp_path / "node.xml", [domain_xml("old")])
+    (tmp_path / "mnt").mkdir()
+    result = ovafs("mount", uri, tmp_path / "mnt", "-o", "pool=images", status=3)
+    assert "has no storage pool 'images'; there are: none" in result.stderr
+    with mounted(uri, tmp_path) as mount:
+        assert "the mount has no drop directory" in mount.log()
+        assert sorted(path.name for path in mount.path.iterdir()) == ["templates", "vms"]

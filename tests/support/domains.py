@@ -26,10 +26,18 @@ def domain_xml(name: str, *images: Image, more: str = "", devices: str = "") -> 
     )
 
 
-def write_node(path: Path, domains: Iterable[str]) -> str:
-    """Write a host with these domains, all shut off, and return its URI; every process sees one of its own."""
+def write_node(path: Path, domains: Iterable[str], *, pool: Path | None = None, networks: Iterable[str] = ()) -> str:
+    """Write a host with these domains, all shut off, and return its URI; every process sees one of its own.
+
+    ``pool`` is the directory of its storage pool "default".
+    """
     lines = [text.replace("<domain ", f"<domain xmlns:test='{_NAMESPACE}' ", 1) for text in domains]
     lines = [text.replace("</domain>", "<test:runstate>5</test:runstate></domain>") for text in lines]
+    if pool is not None:
+        lines.append(f"<pool type='dir'><name>default</name><target><path>{pool}</path></target></pool>")
+    for number, name in enumerate(networks, 1):
+        address = f"<ip address='192.168.{number}.1' netmask='255.255.255.0'/>"
+        lines.append(f"<network><name>{name}</name><forward mode='nat'/>{address}</network>")
     path.write_text(f"<node>{''.join(lines)}</node>", encoding="utf-8")
     return f"test://{path}"
 

@@ -32,7 +32,7 @@ NAMESPACE = "urn:ovafs:domain:1"
 
 MAX_DOCUMENT = 8 << 20
 
-_OSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
+OSINFO = "http://libosinfo.org/xmlns/libvirt/domain/1.0"
 _OS_ID = re.compile(r"https?://[^/]+/([a-z-]+)/([a-z0-9.-]+)")
 
 # formatdomain.html, "memory": powers of 1000 and 1024; the unit is KiB where none is given.
@@ -193,7 +193,7 @@ def _firmware(root: etree._Element) -> Firmware:
 
 def _os_id(root: etree._Element) -> str:
     """The short id of libosinfo, from its long one: "http://debian.org/debian/12" is "debian12"."""
-    for element in root.iterfind(f"metadata/{{{_OSINFO}}}libosinfo/{{{_OSINFO}}}os"):
+    for element in root.iterfind(f"metadata/{{{OSINFO}}}libosinfo/{{{OSINFO}}}os"):
         if match := _OS_ID.fullmatch(element.get("id", "")):
             return f"{match[1]}{match[2]}"
     return "other"

@@ -17,7 +17,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from ovafs.errors import MachineNotFound, SourceError
+from lxml import etree
+
+from ovafs.errors import InvalidDefinition, MachineNotFound, NameTaken, SourceError
 from ovafs.inventory.rows import printable
 
 try:
@@ -26,7 +28,7 @@ except ImportError:  # an extra
     libvirt = None
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,15 @@ class Listing(NamedTuple):
 
     uuids: set[str]
     texts: list[DomainText]
+
+
+class StoragePool(NamedTuple):
+    """A storage pool; ``path`` is its target, empty if it has none. ``kind`` is libvirt's: "dir", "logical"."""
+
+    name: str
+    kind: str
+    path: str
+    is_active: bool
 
 
 class Connection:
@@ -124,6 +135,72 @@ class Connection:
                 raise
         return path
 
+    # -- for what is defined in libvirt
+
+    def capabilities(self) -> str:
+        """What the host can run. Raises SourceError."""
+        with self._talk() as connection:
+            text: str = connection.getCapabilities()
+        return text
+
+    def domain_capabilities(self, domain_type: str, arch: str, machine: str | None) -> str | None:
+        """What such a domain can have; None if the driver does not say (the test driver). Raises SourceError."""
+        with self._talk() as connection:
+            try:
+                text: str = connection.getDomainCapabilities(None, arch, machine, domain_type, 0)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT:
+                    return None
+                raise
+        return text
+
+    def network_names(self) -> set[str]:
+        """Networks, running or not. Raises SourceError."""
+        with self._talk() as connection:
+            return {network.name() for network in connection.listAllNetworks(0)}
+
+    def storage_pools(self) -> list[StoragePool]:
+        """Storage pools, running or not. Raises SourceError."""
+        with self._talk() as connection:
+            pools = [(pool.name(), pool.XMLDesc(0), pool.isActive()) for pool in connection.listAllStoragePools(0)]
+        found = []
+        for name, text, is_active in pools:
+            root = etree.fromstring(text)
+            kind, path = root.get("type", ""), root.findtext("target/path") or ""
+            found.append(StoragePool(name, kind, path, bool(is_active)))
+        return found
+
+    def refresh_storage_pool(self, name: str) -> None:
+        """Let libvirt see what is in the pool now. Raises SourceError."""
+        with self._talk() as connection:
+            connection.storagePoolLookupByName(name).refresh(0)
+
+    def every_text(self) -> Iterator[str]:
+        """Everything that names an image: definitions of now and of the next start, and of snapshots."""
+        with self._talk() as connection:
+            for domain in connection.listAllDomains(0):
+                for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
+                    yield domain.XMLDesc(flags)
+                for snapshot in domain.listAllSnapshots(0):
+                    yield snapshot.getXMLDesc(0)
+
+    def define(self, domains: Sequence[DomainText]) -> None:
+        """Define new domains: all of them, or none. Raises NameTaken, InvalidDefinition (refused), SourceError."""
+        with self._talk() as connection, contextlib.ExitStack() as undo:
+            there = connection.listAllDomains(0)
+            names, uuids = {domain.name() for domain in there}, {domain.UUIDString() for domain in there}
+            for domain in domains:
+                if domain.name in names or domain.uuid in uuids:
+                    raise NameTaken(f"libvirt has a domain {printable(domain.name)} ({domain.uuid}) already")
+                try:
+                    defined = connection.defineXMLFlags(domain.text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+                except libvirt.libvirtError as error:
+                    raise InvalidDefinition(f"libvirt refuses {printable(domain.name)}: {error}") from None
+                undo.callback(_undefine, defined)
+            undo.pop_all()
+            self._changed.update(domain.uuid for domain in domains)
+            self.events += 1
+
     def close(self) -> None:
         """Idempotent."""
         with self._lock:
@@ -187,6 +264,15 @@ class Connection:
     def _closed(self, *_details: object) -> None:
         log.warning("%s: the connection is lost", self.uri)
         self.events += 1
+
+
+def _undefine(domain: libvirt.virDomain) -> None:
+    """Best effort: it was defined a moment ago."""
+    flags = (libvirt.VIR_DOMAIN_UNDEFINE_NVRAM, 0)  # the former where the driver knows it
+    for flag in flags:
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.undefineFlags(flag)
+            return
 
 
 def _definition(domain: libvirt.virDomain) -> str | None:

@@ -21,6 +21,7 @@ from ovafs.formats.domain.read import VolumeSource, read_domain
 from ovafs.inventory.inventory import DamagedMachine, Snapshot
 from ovafs.inventory.libvirt.connection import RECONNECT_SECONDS, Connection
 from ovafs.inventory.libvirt.definition_times import DefinitionTimes
+from ovafs.inventory.libvirt.descriptors import read_descriptor
 from ovafs.inventory.libvirt.machines import machine_of, with_times
 from ovafs.inventory.rows import printable
 from ovafs.model import Machine, MachineKind, definition_digest
@@ -110,9 +111,9 @@ class LibvirtInventory:
         """None of these machines has one: libvirt keeps them where it does not give them out."""
         raise MachineNotFound(f"{machine.name} has no state of its {kind}")
 
-    def read_descriptor(self, machine: Machine) -> bytes | None:  # noqa: ARG002 - a pool has them
-        """None: domains are not imported by ovafs."""
-        return None
+    def read_descriptor(self, machine: Machine) -> bytes | None:
+        """The descriptor that a domain was imported from on this host, byte for byte; None if there is none."""
+        return None if self._state is None else read_descriptor(self._state, machine.uuid)
 
     def close(self) -> None:
         """Idempotent."""

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from ovafs.transfer.ingest.target import TargetFormat
 
 
+# To register machines, when others are registered at the same time.
+_MOST_ATTEMPTS = 5
+
+
 class Imported(NamedTuple):
     """The machines of a package as they were registered, or would be, and what could not be kept as it was."""
 
@@ -201,19 +205,21 @@ class PackageImport:
         default_name: str,
         receipt: Receipt | None,
     ) -> Imported:
-        """Make and register the machines; once more if another process took one of their names in between."""
+        """Make and register the machines; again if another process took one of their names in between."""
         descriptor, states = contents.descriptor, contents.states
         kept = Attachments({state_of(text).digest: text for text in states.values()}, contents.source)
         archive = None
         if receipt is not None:
             archive = self._archive([(writer, volumes[disk]) for disk, writer in contents.disks.items()])
+        attempts = _MOST_ATTEMPTS
         while True:
+            attempts -= 1
             taken = self._destination.taken()
             imported = self._make_machines(descriptor, volumes, states, copy.deepcopy(taken), default_name)
             try:
                 self._landing.register(imported.machines, kept, receipt, archive)
             except (NameTaken, InvalidDefinition):
-                if self._destination.taken() == taken:
+                if not attempts or self._destination.taken() == taken:
                     raise
             else:
                 return imported

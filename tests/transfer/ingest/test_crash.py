@@ -219,7 +219,7 @@ def test_an_error_of_a_transaction_that_took_place(pool: ImportPool, monkeypatch
 
 
 def test_a_pool_that_cannot_be_written(pool: ImportPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ovafs.inventory.catalog.is_writable", lambda _: False)
+    monkeypatch.setattr("ovafs.inventory.journal.is_writable", lambda _: False)
     with pytest.raises(SourceError, match="cannot be written"):
         pool.take(archive(small_package()))
     assert pool.files == []

@@ -1,0 +1,173 @@
+"""Imports into libvirt: volumes in a storage pool's directory, and domains that are defined at the end.
+
+    STATE/imports.sqlite     notes of volumes, receipts of uploads: what a pool has in its catalog
+    STATE/descriptors/UUID   the descriptor of a machine that was imported, as it came
+
+A volume is a file of the storage pool that libvirt learns of once it is complete (refresh): nothing of libvirt's
+creates a volume that is still to be written without making it part of the pool at once.
+
+The order that survives a crash: notes, volumes, then all domains, then notes away and the receipt kept, in one
+transaction. A crash behind the definition leaves domains whose writer got no answer; their volumes are not removed,
+for what libvirt names anywhere (snapshots, too) is never taken for a leftover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ovafs.errors import SourceError
+from ovafs.formats.domain.host import Host, read_guest, read_host
+from ovafs.formats.domain.write import write_domain
+from ovafs.inventory.destination import Fitted, Taken
+from ovafs.inventory.journal import Journal, create_journal
+from ovafs.inventory.libvirt.connection import DomainText
+from ovafs.inventory.libvirt.descriptors import keep_descriptor, retain_descriptors
+from ovafs.inventory.libvirt.fit import fit
+from ovafs.model import DiskFormat, MachineKind, Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from ovafs.inventory.attachments import Attachments
+    from ovafs.inventory.libvirt.connection import Connection, StoragePool
+    from ovafs.inventory.receipts import Receipt
+    from ovafs.model import Machine
+
+DEFAULT_POOL = "default"
+"""The storage pool that virt-install and virt-manager make."""
+
+# Storage pools whose volumes are files in a directory.
+_DIRECTORIES = frozenset({"dir", "fs", "netfs"})
+
+_MAC = re.compile(r"<mac address=['\"]([0-9a-fA-F:]{17})['\"]")
+
+
+class LibvirtDestination(Journal):
+    """Takes machines in: its journal keeps notes and receipts, libvirt the machines."""
+
+    def __init__(self, connection: Connection, state: str | None, pool: str) -> None:
+        """``state`` is the source's directory, ``pool`` the name of a storage pool. Raises SourceError."""
+        self._connection = connection
+        self._pool = _storage_pool(connection, pool)
+        if state is None:
+            raise SourceError(f"{connection.uri}: there is no directory for the journal of imports")
+        self._state = state
+        super().__init__(_journal(state))
+
+    @property
+    def volumes_path(self) -> str:
+        """The directory of the storage pool."""
+        return self._pool.path
+
+    @functools.cached_property
+    def host(self) -> Host:
+        """What new domains can have; asked for once. Raises SourceError."""
+        connection = self._connection
+        guest = read_guest(connection.capabilities())
+        machine = "q35" if "q35" in guest.machines else None
+        text = connection.domain_capabilities(guest.domain_type, guest.arch, machine)
+        networks, bridges = connection.network_names(), _bridges()
+        if text is None:
+            return Host(guest, networks=frozenset(networks), bridges=frozenset(bridges))
+        return read_host(guest, text, networks, bridges)
+
+    def taken(self) -> Taken:
+        """Of all domains; machines and templates share their names."""
+        domains = self._connection.list_domains(lambda _: True).texts
+        return Taken(
+            uuids={domain.uuid for domain in domains},
+            names={(str(kind), domain.name) for domain in domains for kind in MachineKind},
+            macs={mac.lower() for domain in domains for mac in _MAC.findall(domain.text)},
+        )
+
+    def fit(self, machine: Machine) -> Fitted:
+        """The machine on this host's hardware. Raises InvalidDefinition, SourceError."""
+        return fit(machine, self.host)
+
+    def published(self, paths: Sequence[str]) -> None:
+        """Give the files the owner of their directory, as libvirt does, and let it see them."""
+        with contextlib.suppress(OSError):
+            owner = os.stat(self._pool.path)
+            for path in paths:
+                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        self._connection.refresh_storage_pool(self._pool.name)
+
+    def register(
+        self,
+        machines: Sequence[Machine],
+        volumes: Sequence[str],
+        kept: Attachments,
+        receipt: Receipt | None = None,
+        archive: bytes | None = None,
+    ) -> None:
+        """Define the machines, then keep the receipt. Raises NameTaken, InvalidDefinition, SourceError."""
+        domains = [DomainText(one.uuid, one.name, write_domain(one, self.host)) for one in machines]
+        retain_descriptors(self._state, self.taken().uuids)
+        for machine in machines:
+            keep_descriptor(self._state, machine.uuid, kept.descriptor)
+        self._connection.define(domains)
+        self.settle(volumes, receipt, archive)
+
+    def registered_volumes(self, among: Collection[str]) -> set[str]:
+        """Those whose UUID stands anywhere in what libvirt knows."""
+        left = set(among)
+        found: set[str] = set()
+        for text in self._connection.every_text() if left else ():
+            found |= {one for one in left - found if one in text}
+        return found
+
+    def volumes(self) -> Mapping[str, Volume]:
+        """Files of the storage pool that imports have made."""
+        found = {}
+        for form in DiskFormat:
+            for path in Path(self._pool.path).glob(f"????????-????-????-????-????????????.{form}"):
+                found[path.stem] = Volume(uuid=path.stem, path=str(path), format=form)
+        return found
+
+
+def _storage_pool(connection: Connection, name: str) -> StoragePool:
+    pools = {pool.name: pool for pool in connection.storage_pools()}
+    pool = pools.get(name)
+    if pool is None:
+        there = ", ".join(sorted(pools)) or "none"
+        raise SourceError(
+            f"{connection.uri} has no storage pool {name!r}; there are: {there}", "say which with the option pool=NAME"
+        )
+    if pool.kind not in _DIRECTORIES:
+        raise SourceError(f"the storage pool {name!r} is of the kind {pool.kind!r}; imports need a directory")
+    if not pool.is_active:
+        raise SourceError(f"the storage pool {name!r} is not active", f"start it: 'virsh pool-start {name}'")
+    if not os.path.isdir(pool.path):
+        raise SourceError(
+            f"the storage pool {name!r} is at {pool.path}, which is no directory of this host",
+            "import on the host that libvirt runs on",
+        )
+    return pool._replace(path=os.path.realpath(pool.path))
+
+
+def _journal(state: str) -> str:
+    """The path of the journal, made if there is none; of two processes that make it, both get a whole one."""
+    path = os.path.join(state, "imports.sqlite")
+    if not os.path.exists(path):
+        try:
+            new = f"{path}.{uuid.uuid4()}.new"
+            os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            try:
+                create_journal(new, str(uuid.uuid4()))
+                with contextlib.suppress(FileExistsError):
+                    os.link(new, path)
+            finally:
+                os.unlink(new)
+        except OSError as error:
+            raise SourceError(f"{path} cannot be made: {error.strerror}") from error
+    return path
+
+
+def _bridges() -> set[str]:
+    return {path.parent.name for path in Path("/sys/class/net").glob("*/bridge")}
