@@ -101,6 +101,10 @@ class InvalidChoices(InvalidDefinition):
     """What a user chose about an import cannot be, or does not fit the package."""
 
 
+class MachineRefused(InvalidDefinition):
+    """A machine as a package has it cannot be in the place that the package is imported into."""
+
+
 class NameTaken(OvafsError):
     """A machine of this name exists already."""
 

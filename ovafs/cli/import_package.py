@@ -19,6 +19,7 @@ from ovafs.cli.progress import progress_bar
 from ovafs.errors import ImageUnavailable, SourceError
 from ovafs.inventory.source import open_destination, open_inventory
 from ovafs.model import Firmware, MachineKind
+from ovafs.printable import printable
 from ovafs.transfer.ingest.choices import Clash, Identity, ImportChoices
 from ovafs.transfer.ingest.package import import_package
 from ovafs.transfer.ingest.signature import CertificatePolicy, load_trust
@@ -191,7 +192,7 @@ def import_command(**arguments: object) -> None:
         click.echo("ovafs: interrupted: nothing is imported, nothing is left", err=True)
         sys.exit(_EXIT_SIGNAL + interrupted.number)
     for warning in imported.warnings:
-        warn(_printable(warning))
+        warn(printable(warning))
     _print(imported, wanted)
 
 
@@ -312,11 +313,6 @@ class _Signals:
         self._received = number
         if self._is_raised:
             raise _Interrupted(number)
-
-
-def _printable(text: str) -> str:
-    """What a package says, without control characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _print(imported: Imported, wanted: _Arguments) -> None:

@@ -13,6 +13,7 @@ import click
 from ovafs import __version__
 from ovafs.cli.lazy import LazyGroup
 from ovafs.errors import OvafsError
+from ovafs.printable import printable
 
 COMMANDS = {
     "pool": "ovafs.cli.pool:pool",
@@ -34,7 +35,7 @@ class Failure(click.ClickException):
 
     def show(self, file: object = None) -> None:  # noqa: ARG002 - click's interface
         """Print "ovafs: error: what happened; what to do"."""
-        click.echo(f"ovafs: error: {self.message}", err=True)
+        click.echo(f"ovafs: error: {printable(self.message)}", err=True)
 
 
 class Commands(LazyGroup):

@@ -21,6 +21,7 @@ ERRNOS: dict[type[errors.OvafsError], int] = {
     errors.MachineNotFound: errno.ENOENT,
     errors.InvalidDefinition: errno.EIO,
     errors.InvalidChoices: errno.EINVAL,
+    errors.MachineRefused: errno.EINVAL,
     errors.InvalidPackage: errno.EINVAL,
     errors.IncompletePackage: errno.EINVAL,
     errors.NameRefused: errno.EPERM,

@@ -13,6 +13,7 @@ from ovafs.errors import InvalidDefinition
 from ovafs.inventory.inventory import DamagedMachine, Snapshot
 from ovafs.inventory.rules import check_machine
 from ovafs.model import Machine, MachineKind, StateKind
+from ovafs.printable import printable as escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -98,7 +99,7 @@ def _damaged(row: Row, reason: str) -> DamagedMachine:
 
 def printable(text: object) -> str:
     """Text from the catalog for a terminal or a log, whatever it holds: at most 255 characters, controls escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text)[:255])
+    return escaped(str(text)[:255])
 
 
 def insert_machine(connection: sqlite3.Connection, machine: Machine) -> None:

@@ -13,7 +13,7 @@ from tests.support.killing import MOMENTS
 from tests.support.mount import PATIENCE
 from tests.support.packages import import_pool
 from tests.support.pools import eventually
-from tests.support.processes import run, started
+from tests.support.processes import is_traced, run, started
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +52,7 @@ def test_everything_is_on_stable_storage_before_the_writer_hears_of_it(tmp_path:
     with place_in(tmp_path) as place:
         strace = ("strace", "-f", "-y", "-qq", "-e", "trace=openat,fsync,fdatasync,rename,renameat,renameat2,writev")
         with started(*strace, "-o", trace, "-p", str(place.mount.pid), log=tmp_path / "strace.log") as tracer:
-            eventually(lambda: _is_traced(place.mount.pid), "strace is attached")
+            eventually(lambda: is_traced(place.mount.pid), "strace is attached")
             with (place.drop / "web.ova").open("wb") as file:
                 file.write(place.package("web").read_bytes())
                 file.flush()
@@ -76,11 +76,6 @@ def _first(calls: Sequence[str], start: int, pattern: str) -> int:
         if re.match(pattern, calls[number]):
             return number
     pytest.fail(f"no {pattern} behind call {start} of:\n" + "\n".join(calls))
-
-
-def _is_traced(pid: int) -> bool:
-    with open(f"/proc/{pid}/status", encoding="ascii") as status:
-        return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status)
 
 
 def test_a_locked_catalog_when_an_upload_is_complete(tmp_path: Path) -> None:

@@ -97,3 +97,9 @@ def end(process: subprocess.Popen[bytes], patience: float = 10) -> int:
         except subprocess.TimeoutExpired:
             process.kill()
     return process.wait()
+
+
+def is_traced(pid: int) -> bool:
+    """Whether strace has attached itself to a process."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        return any(line.startswith("TracerPid:") and line.split()[1] != "0" for line in status)

@@ -50,16 +50,17 @@ def parse_document(data: bytes) -> etree._Element:
     if len(data) > MAX_DOCUMENT:
         raise InvalidPackage(f"the descriptor is {len(data)} bytes long; at most {MAX_DOCUMENT} are read")
     text = _decode(data)
-    if not text.strip():
+    if not text or text.isspace():
         raise InvalidPackage("the descriptor is empty")
     if _DOCTYPE.match(text):
         raise InvalidPackage("the descriptor has a DOCTYPE, which OVF does not use and ovafs does not read")
     if text.count("=") > MAX_ATTRIBUTES:
         raise InvalidPackage(f"the descriptor may have more than {MAX_ATTRIBUTES} attributes")
     try:
-        return _parse(text.encode())
+        return _parse(text)
     except etree.XMLSyntaxError as error:
-        raise InvalidPackage(f"the descriptor is not well-formed XML: {str(error)[:200]}") from None
+        reason = " ".join(str(error).split())  # what is quoted of the text may have lines
+        raise InvalidPackage(f"the descriptor is not well-formed XML: {reason[:200]}") from None
 
 
 def _decode(data: bytes) -> str:
@@ -78,8 +79,8 @@ def _decode(data: bytes) -> str:
     return text[declaration.end() :]
 
 
-def _parse(data: bytes) -> etree._Element:
-    """Feed the parser piece by piece and count, so that a flood is refused before it is in memory."""
+def _parse(text: str) -> etree._Element:
+    """Feed the parser piece by piece and count, so that a flood is refused before it is in memory, even twice."""
     parser = etree.XMLPullParser(
         events=("start", "end", "comment", "pi"),
         encoding="utf-8",
@@ -89,8 +90,8 @@ def _parse(data: bytes) -> etree._Element:
         huge_tree=False,
     )
     nodes = depth = 0
-    for position in range(0, len(data), _FEED_SIZE):
-        parser.feed(data[position : position + _FEED_SIZE])
+    for position in range(0, len(text), _FEED_SIZE):
+        parser.feed(text[position : position + _FEED_SIZE].encode())
         for event, _ in parser.read_events():
             nodes += event != "end"
             depth += (event == "start") - (event == "end")

@@ -126,6 +126,8 @@ class Qcow2Judge(Qcow2Decoder):
 
     def _clusters(self, offset: int, length: int) -> tuple[int, int]:
         """First and end of the host clusters in which these bytes lie, for which there is room now."""
+        if self._size is not None and offset >= self._size:
+            raise self._invalid(f"{offset} is referred to, which lies behind the end of the file")
         bits = self._header.cluster_bits
         first, end = offset >> bits, offset + length - 1 >> bits
         missing = end + 1 - len(self._counts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from ovafs.errors import InvalidDefinition, NameTaken, NotReadable
+from ovafs.errors import InvalidDefinition, MachineRefused, NameTaken, NotReadable
 from ovafs.inventory.attachments import Attachments
 from ovafs.model import state_of
 from ovafs.storage.writer.image import ImageWriter
@@ -28,7 +28,7 @@ from ovafs.transfer.ingest.recorder import NOT_KEPT, ONLY_CHECKED
 from ovafs.transfer.ingest.session import Ingest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ovafs.errors import IncompletePackage
     from ovafs.formats.ovf.read_model import Descriptor, PackageDisk
@@ -217,7 +217,8 @@ class PackageImport:
             taken = self._destination.taken()
             imported = self._make_machines(descriptor, volumes, states, copy.deepcopy(taken), default_name)
             try:
-                self._landing.register(imported.machines, kept, receipt, archive)
+                with _refusals():
+                    self._landing.register(imported.machines, kept, receipt, archive)
             except (NameTaken, InvalidDefinition):
                 if not attempts or self._destination.taken() == taken:
                     raise
@@ -235,11 +236,21 @@ class PackageImport:
         machines, warnings = [], check_against(descriptor, self._choices)
         landed = Landed(volumes=volumes, chosen=choices_of_disks(descriptor, self._choices), states=states)
         for system in descriptor.systems:
-            machine, said = make_machine(system, landed, self._choices, taken, default_name)
-            fitted = self._destination.fit(machine)
+            with _refusals():
+                machine, said = make_machine(system, landed, self._choices, taken, default_name)
+                fitted = self._destination.fit(machine)
             machines.append(fitted.machine)
             warnings += said + fitted.warnings
         return Imported(machines, warnings + without_place(descriptor.unknown))
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What cannot be is the package's fault here, and not damage of what is stored."""
+    try:
+        yield
+    except InvalidDefinition as error:
+        raise MachineRefused(error.summary, error.hint) from error
 
 
 def _least_size(descriptor: Descriptor) -> int:

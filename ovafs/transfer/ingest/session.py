@@ -225,16 +225,20 @@ class Ingest:
         self._digests.end(member.name, self._hashers)
         if self._disk is not None:
             self._disk.end()
+            self._disk = None
         elif self._text is not None:
-            if _is_descriptor(member.name):
-                self._take_descriptor(bytes(self._text), member.name)
-            elif self._states.expects(member.name):
-                self._states.take(member.name, bytes(self._text))
-            elif is_certificate(member.name):
-                self._signature.take_certificate(member.name, bytes(self._text))
-            else:
-                self._take_manifest(bytes(self._text), member.name)
-        self._disk = self._text = None
+            text, self._text = bytes(self._text), None
+            self._take_text(text, member.name)
+
+    def _take_text(self, text: bytes, name: str) -> None:
+        if _is_descriptor(name):
+            self._take_descriptor(text, name)
+        elif self._states.expects(name):
+            self._states.take(name, text)
+        elif is_certificate(name):
+            self._signature.take_certificate(name, text)
+        else:
+            self._take_manifest(text, name)
 
     def _disk_of(self, name: str) -> IncomingDisk | None:
         return next((disk for disk in self._disks.values() if disk.takes(name)), None)

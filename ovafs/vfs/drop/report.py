@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ovafs.errors import IncompletePackage, InvalidPackage
+from ovafs.printable import printable
 from ovafs.units import format_size
 from ovafs.vfs.drop.names import show
 
@@ -66,7 +67,7 @@ def success_report(name: bytes, imported: Imported) -> bytes:
 
 
 def _text(lines: list[str]) -> bytes:
-    return "\n".join([*lines, "", _time(time.time()), ""]).encode("utf-8", "backslashreplace")
+    return "\n".join([*map(printable, lines), "", _time(time.time()), ""]).encode()
 
 
 def _time(seconds: float) -> str:
