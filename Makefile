@@ -3,14 +3,16 @@
 #
 #   VENV=folder     the virtual environment                (default .venv)
 #   PYTHON=program  the Python to make it with             (default: a Python >= 3.11 on PATH, or Debian's)
+#   MINUTES=number  how long to fuzz
 #   ARGS=words      passed on to pytest or the benchmark   (make test ARGS="-k qcow2 -x")
 
 VENV ?= .venv
 ARGS ?=
+MINUTES ?= 20
 BIN := $(VENV)/bin
 SETUP := VENV="$(VENV)" PYTHON="$(PYTHON)" .ci/setup
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench fuzz clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -33,6 +35,10 @@ lint: ## check style, types and the layers
 bench: ## measure against cp, qemu-img and other FUSE file systems on this machine
 	@$(SETUP) bench
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+fuzz: ## damage packages and import them, for MINUTES=20
+	@$(SETUP) test
+	@$(BIN)/python -m tests.fuzz $(MINUTES) $(ARGS)
 
 clean: ## remove what the other targets made, the virtual environment too
 	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

@@ -325,9 +325,9 @@ class TarReader:
         return EndOfArchive(self._offset)
 
     def _read_trailer(self) -> Event:
-        rest = self._consume(len(self._input))
-        if bytes(rest).strip(b"\0"):
-            raise InvalidPackage("data behind the end of the archive", offset=self._offset - len(rest))
+        data = bytes(self._consume(len(self._input))).lstrip(b"\0")
+        if data:
+            raise InvalidPackage("data behind the end of the archive", offset=self._offset - len(data))
         return NEED_DATA
 
     # The input.

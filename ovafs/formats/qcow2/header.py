@@ -207,12 +207,12 @@ def _extensions(area: bytes, position: int, path: str) -> Iterator[tuple[int, by
     while position + _EXTENSION.size <= len(area):
         kind, length = _EXTENSION.unpack_from(area, position)
         position += _EXTENSION.size
-        if kind == Extension.END:
-            return
-        if length > len(area) - position:
+        if length > len(area) - position:  # QEMU minds it of the end, too
             raise InvalidImage(
                 path, f"header extension {kind:#010x} claims {length} bytes, {len(area) - position} left"
             )
+        if kind == Extension.END:
+            return
         yield kind, area[position : position + length]
         position += length + -length % 8
 

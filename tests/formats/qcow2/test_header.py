@@ -127,6 +127,7 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({"backing": b"x" * 2000}, "more than 1023"),
     ({"backing": b"a\0b"}, "zero byte"),
     ({"extensions": struct.pack(">II", 0x6803F857, 0xFFFFFFF0)}, "claims 4294967280 bytes"),
+    ({"extensions": struct.pack(">II", 0, 0x3E000000)}, "claims 1040187392 bytes"),  # at the end of the list
     ({"incompatible": 8}, "contradicts incompatible feature bit 3"),
     ({"header_length": 112, "after_header": b"\1" + bytes(7)}, "contradicts incompatible feature bit 3"),
     ({"incompatible": 16, "cluster_bits": 13}, "extended L2"),
