@@ -27,7 +27,7 @@ _WORDS = [
 def damaged(data: bytes, rng: random.Random) -> bytes:
     """``data`` after one to six changes; sometimes only within its first kilobytes, where headers and tables are."""
     result = bytearray(data)
-    reach = rng.choice((len(data), len(data), 512, 4096))
+    reach = max(1, rng.choice((len(data), len(data), 512, 4096)))
     for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
         result = result or bytearray(1)
         at = rng.randrange(min(reach, len(result)))

@@ -118,12 +118,13 @@ class References(NamedTuple):
     refcount_table_clusters: int
     refcount_bits: int
     snapshots: int
+    snapshots_offset: int
     has_bitmaps: bool
 
 
 def parse_references(data: bytes) -> References:
     """The references of a header that :func:`parse_header` accepted."""
-    _, version, backing, *_, l1_entries, _, refcounts, refcount_clusters, snapshots, _ = _V2.unpack_from(data)
+    _, version, backing, *_, l1_entries, _, refcounts, refcount_clusters, snapshots, table = _V2.unpack_from(data)
     autoclear, refcount_order = 0, 4
     if version == 3:
         _, _, autoclear, refcount_order, _ = _V3.unpack_from(data, V2_HEADER_SIZE)
@@ -134,6 +135,7 @@ def parse_references(data: bytes) -> References:
         refcount_table_clusters=refcount_clusters,
         refcount_bits=1 << refcount_order,
         snapshots=snapshots,
+        snapshots_offset=table,
         has_bitmaps=bool(autoclear & _BITMAPS_BIT),
     )
 

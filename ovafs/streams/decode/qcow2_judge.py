@@ -7,6 +7,7 @@ it has to be right. Beside what ``qcow2`` refuses:
 |---|---|
 | a host cluster that two things refer to, data that reads as zeros now included | a write to one would change both |
 | a refcount that is lower than what refers to the cluster, or none | QEMU would give it away while it is in use |
+| the offset of an empty snapshot table that is no offset | 'qemu-img check' counts it as an error |
 | persistent bitmaps | they own clusters; nobody who imports a disk wants them |
 
 Not refused: refcounts that are too high (leaked clusters, as after a crash; 'qemu-img check' counts them), and the
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 MAX_CLUSTERS = 1 << 25
 """Host clusters that can be judged, 3 bytes of memory each: 2 TiB of file in clusters of 64 KiB."""
+
+_END = 1 << 63
+"""Of what an offset can be, for QEMU."""
 
 _HINT = "import it with the format qcow2, or make a copy with 'qemu-img convert'"
 
@@ -81,6 +85,8 @@ class Qcow2Judge(Qcow2Decoder):
         self._references = references = parse_references(first)
         if references.has_bitmaps:
             raise UnsupportedFeature(self._member, "persistent bitmaps", _HINT)
+        if references.snapshots_offset % self._header.cluster_size or references.snapshots_offset >= _END:
+            raise self._invalid(f"its snapshot table is said to be at {references.snapshots_offset}, where none can be")
         self._refer(0, self._header.cluster_size)
         for claim in super()._first_claims(first):
             whole = claim._replace(length=references.l1_entries * 8) if claim.use == Use.DIRECTORY else claim

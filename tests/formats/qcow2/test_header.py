@@ -176,8 +176,8 @@ def test_messages_are_printable() -> None:
 
 def test_references() -> None:
     """What an importer looks at beside the disk itself."""
-    data = hand_made(snapshots=3, refcount_clusters=2)
-    assert parse_references(data) == References(0, 1, 65536, 2, 16, 3, has_bitmaps=False)
+    data = hand_made(snapshots=3, snapshots_offset=4096, refcount_clusters=2)
+    assert parse_references(data) == References(0, 1, 65536, 2, 16, 3, 4096, has_bitmaps=False)
     assert parse_references(hand_made(l1_size=5, refcount_order=0)).l1_entries == 5
     assert parse_references(hand_made(refcount_order=0)).refcount_bits == 1
     assert parse_references(hand_made(version=2)).refcount_bits == 16

@@ -159,6 +159,8 @@ BROKEN = {
         GOOD[:CLUSTER] + struct.pack(">Q", 1 << 30) + GOOD[CLUSTER + 8 :],
         BEHIND_THE_END,
     ),
+    "no offset of a snapshot table": (GOOD[:64] + struct.pack(">Q", 77) + GOOD[72:], "its snapshot table is said"),
+    "offset of a snapshot table beyond all": (GOOD[:64] + struct.pack(">Q", 1 << 63) + GOOD[72:], "where none can be"),
     "bitmaps": (
         GOOD[: AUTOCLEAR + 7] + b"\1" + GOOD[AUTOCLEAR + 8 :],
         "persistent bitmaps",
