@@ -110,6 +110,7 @@ _FAMILIES = {
     "sles": "sles",
     "ubuntu": "ubuntu",
 }
+_VERSION = re.compile(r"[0-9]{1,2}(\.[0-9]{1,2})?")
 _FAMILY = re.compile(r"([a-z]+)(\d*)(?:_lts)?")
 
 
@@ -126,7 +127,7 @@ def read_os(section: etree._Element | None) -> tuple[str, str]:
         _OVIRT.get(ovirt_id)
         or _from_vmware(foreign(section, VMWARE, "osType"))
         or _from_virtualbox(text_of(vbox))
-        or _CIM.get(cim_id, OTHER)
+        or _from_cim(cim_id, attribute(section, "version"))
     )
     return found, description
 
@@ -143,6 +144,13 @@ def _is_our_own(description: str, ovirt_id: int, cim_id: int) -> bool:
     """Whether the description is a short id that the numbers were made from, as ``write_ovf`` does."""
     numbers = guest_os(description)
     return bool(_SHORT_ID.fullmatch(description)) and (numbers.ovirt, numbers.cim) == (ovirt_id, cim_id)
+
+
+def _from_cim(number: int, version: str) -> str:
+    """CIM has one number for all versions of most systems; then the version counts that stands beside it."""
+    found = _CIM.get(number, OTHER)
+    has_no_version = found in _FAMILIES.values()
+    return found + version if has_no_version and _VERSION.fullmatch(version) else found
 
 
 def _from_vmware(word: str) -> str:
