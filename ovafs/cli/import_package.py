@@ -166,9 +166,9 @@ def import_command(**arguments: object) -> None:
 
     SOURCE is a pool, or the URI of a libvirt connection: there every machine becomes a domain, on hardware that the
     host has. The disks are written to new volumes while the package is read, from a file or a pipe; nothing is
-    staged. Packages of oVirt, VMware, VirtualBox and others are read; their disks may be raw, qcow2 or VMDK, also in
-    gzip or in chunks. Digests of a manifest are checked in the same pass. The machines appear together and complete
-    when everything is verified and on stable storage, or not at all.
+    staged. Packages of oVirt, VMware, VirtualBox and others are read; their disks may be raw, qcow2, VMDK, VDI or VHD,
+    also in gzip or in chunks. Digests of a manifest are checked in the same pass. The machines appear together and
+    complete when everything is verified and on stable storage, or not at all.
 
     Without options the machine is what the package says; an option holds for every machine of the package. In DISK a
     comma is written ",,". --dry-run reads the whole package, too, and fails where the import would.

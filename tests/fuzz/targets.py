@@ -26,6 +26,7 @@ from tests.support.decoding import every, pieces, random_cuts
 from tests.support.packages import (
     QCOW2,
     STREAM,
+    VHD,
     DiskText,
     archive,
     content,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from tests.support.packages import ImportPool
 
 _CAPACITY = 1 << 16
-_SPOOL_LIMIT = 1 << 20
+_SPOOL_LIMIT = 16 << 20
 
 
 # -- what is good
@@ -67,6 +68,9 @@ def disk_files() -> dict[str, tuple[bytes, str]]:
             "qcow2, compressed": (converted(folder, data, "qcow2", "-c", "-o", "cluster_size=4k"), QCOW2),
             "vmdk, stream": (converted(folder, data, "vmdk", "-o", "subformat=streamOptimized"), STREAM),
             "vmdk, sparse": (converted(folder, data, "vmdk", "-o", "subformat=monolithicSparse"), STREAM),
+            "vdi": (converted(folder, data, "vdi"), ""),
+            "vhd": (converted(folder, data, "vpc", "-o", "force_size=on"), VHD),
+            "vhd, fixed": (converted(folder, data, "vpc", "-o", "subformat=fixed,force_size=on"), VHD),
             "gzip": (gzip.compress(data, mtime=0), ""),
             "gzip of qcow2": (gzip.compress(qcow2, mtime=0), QCOW2),
         }

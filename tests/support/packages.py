@@ -27,6 +27,8 @@ MIB = 1 << 20
 STREAM = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
 QCOW2 = "http://www.gnome.org/~markmc/qcow-image-format.html"
 RAW = "http://en.wikipedia.org/wiki/Byte"
+VHD = "http://go.microsoft.com/fwlink/?LinkId=137171"
+OLDER_VHD = "http://technet.microsoft.com/en-us/library/bb676673.aspx"
 
 _NAMESPACES = (
     'xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"'

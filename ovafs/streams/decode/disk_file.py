@@ -4,7 +4,8 @@
 |---|---|---|
 | one known format | any | that format, or refused by name (oVirt calls qcow2 "RAW") |
 | gzip | any | inflated, and the question asked again; gzip in gzip is refused |
-| none | none or ``raw`` | raw |
+| none | none or ``raw`` | raw; refused if it ends like a fixed VHD |
+| none | ``vhd`` | fixed VHD |
 | none | another | refused: a disk that is not what it claims to be |
 | several formats | any | refused: made to be taken for different things by different programs |
 """
@@ -22,6 +23,8 @@ from ovafs.streams.decode.gunzip import GunzipStage
 from ovafs.streams.decode.qcow2 import Qcow2Decoder
 from ovafs.streams.decode.qcow2_judge import Qcow2Judge
 from ovafs.streams.decode.raw import RawDecoder
+from ovafs.streams.decode.vdi import VdiDecoder
+from ovafs.streams.decode.vhd import VhdDynamicDecoder, VhdFixedDecoder
 from ovafs.streams.decode.vmdk_sparse import VmdkSparseDecoder
 from ovafs.streams.decode.vmdk_stream import VmdkStreamDecoder
 from ovafs.streams.qcow2 import MAX_VIRTUAL_SIZE
@@ -41,7 +44,7 @@ def choose_decoder(
 ) -> Decoder:
     """The decoder for a disk file that begins with ``head`` (HEAD_SIZE bytes, not compressed).
 
-    ``hint`` is the format that the OVF names ("raw", "qcow2", "vmdk", …) or None; ``keep_qcow2`` says that qcow2 is
+    ``hint`` is the format that the OVF names ("raw", "qcow2", "vmdk", "vhd") or None; ``keep_qcow2`` says that qcow2 is
     to be judged only. Raises InvalidPackage, UnsupportedFeature (a known format that is not decoded, by name).
     """
     formats = matching_formats(head)
@@ -51,8 +54,14 @@ def choose_decoder(
         return Qcow2Judge(member, size) if keep_qcow2 else Qcow2Decoder(member, size)
     if formats == ("vmdk",):
         return _vmdk_decoder(head, member, size)
+    if formats == ("vdi",):
+        return VdiDecoder(member, size)
+    if formats == ("vhd",):
+        return VhdDynamicDecoder(member, size)
     if formats:
         raise UnsupportedFeature(member, f"{formats[0]} disk", "convert it with 'qemu-img convert -O qcow2'")
+    if hint == "vhd":
+        return VhdFixedDecoder(member, size)
     if hint not in {None, "raw"}:
         raise InvalidPackage(f"is called {hint} but is not", member=member)
     return RawDecoder(member, size)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ovafs.errors import UnsupportedFeature
+from ovafs.errors import InvalidPackage
+from ovafs.formats.vhd import COOKIE
 from ovafs.streams.decode.decoder import Decoder
 from ovafs.units import SECTOR, align_up
 
@@ -13,14 +14,12 @@ if TYPE_CHECKING:
 
     from ovafs.streams.decode.decoder import Event
 
-_VHD_FOOTER = b"conectix"
-
 
 class RawDecoder(Decoder):
     """A raw disk; one that ends inside a sector is filled up with zeros, as QEMU does. Holds one sector.
 
-    A fixed VHD is a raw disk with a footer of one sector, the only thing that tells it: it is refused by name when
-    the footer comes, for as a raw disk it would be a sector too long.
+    A fixed VHD is a raw disk with a footer of one sector, the only thing that tells it. Where nobody says that it is
+    one it is refused when the footer comes: one program takes it for a raw disk, another for one that is shorter.
     """
 
     def _decode(self) -> Generator[Event | None, None, None]:
@@ -32,6 +31,7 @@ class RawDecoder(Decoder):
             data = self._cut(len(self._chunk))
             tail = (tail + bytes(data[-SECTOR:]))[-SECTOR:]
             yield from self._write(offset, data)
-        if tail.startswith(_VHD_FOOTER):
-            raise UnsupportedFeature(self._member, "VHD disk", "convert it with 'qemu-img convert -f vpc -O qcow2'")
+        if tail.startswith(COOKIE):
+            hint = "if it is a VHD give the file the name .vhd, else cut off its last 512 bytes"
+            raise InvalidPackage("ends like a fixed VHD, but is not called one", member=self._member, hint=hint)
         self._set_virtual_size(align_up(self._offset, SECTOR))

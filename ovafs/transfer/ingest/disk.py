@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from ovafs.errors import InvalidPackage
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from ovafs.transfer.ingest.landing import Landing
     from ovafs.transfer.ingest.spool import Spool, SpoolRoom
     from ovafs.transfer.ingest.target import TargetFormat
+
+
+# As Microsoft's documentation had it at two times, which is what producers write.
+_VHD_URI = re.compile(r"fwlink/\?linkid=137171|bb676673\.aspx|\bvhd\b")
+_VHD_NAME = re.compile(r"\.(?:vhd|vpc)(?:\.gz)?$")
 
 
 class IncomingDisk:
@@ -78,7 +84,7 @@ class IncomingDisk:
             self._decoder = DiskFileDecoder(
                 self._file.href,
                 known,
-                _hint(self._disk.format),
+                _hint(self._disk.format, self._file.href),
                 inflated_limit=self._inflated_limit(),
                 keep_qcow2=self._target.keeps_qcow2,
             )
@@ -206,9 +212,14 @@ class IncomingDisk:
         self._kept = 0
 
 
-def _hint(uri: str) -> str | None:
-    """The format that the descriptor names beyond doubt; oVirt says "vmdk.html#sparse" of raw disks."""
+def _hint(uri: str, href: str) -> str | None:
+    """The format that the descriptor names beyond doubt; oVirt says "vmdk.html#sparse" of raw disks.
+
+    Of a fixed VHD the beginning does not tell, so the name of the file counts, too, where the URI says nothing.
+    """
     uri = uri.lower()
     if "streamoptimized" in uri:
         return "vmdk"
-    return "qcow2" if "qcow" in uri else None
+    if "qcow" in uri:
+        return "qcow2"
+    return "vhd" if _VHD_URI.search(uri) or _VHD_NAME.search(href.lower()) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import random
-import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +12,11 @@ from ovafs.errors import InvalidPackage, UnsupportedFeature
 from ovafs.streams.decode.disk_file import DiskFileDecoder, choose_decoder
 from ovafs.streams.decode.qcow2 import Qcow2Decoder
 from ovafs.streams.decode.raw import RawDecoder
+from ovafs.streams.decode.vdi import VdiDecoder
+from ovafs.streams.decode.vhd import VhdDynamicDecoder
 from ovafs.streams.decode.vmdk_sparse import VmdkSparseDecoder
 from ovafs.streams.decode.vmdk_stream import VmdkStreamDecoder
-from tests.support import images, vmdk
+from tests.support import images, vdi, vhd, vmdk
 from tests.support.decoding import Disk, assert_decodes, assert_refused, decode, every, pieces, refusal
 
 if TYPE_CHECKING:
@@ -30,10 +31,21 @@ QCOW2 = images.hand_made(
     size=len(CONTENT), l1=[4 << 16 | images.COPIED], l2=[5 << 16 | images.COPIED], tail=CONTENT.ljust(65536, b"\0")
 )
 
+VDI = vdi.image([0], [CONTENT], vdi.header(blocks=1, size=len(CONTENT)))
+VHD = vhd.image([4], [vhd.block(CONTENT)], size=len(CONTENT))
+FIXED_VHD = CONTENT + vhd.footer(len(CONTENT), kind=2)
 
-@pytest.mark.parametrize("hint", [None, "raw", "qcow2", "vmdk"])
+
+@pytest.mark.parametrize("hint", [None, "raw", "qcow2", "vmdk", "vhd"])
 @pytest.mark.parametrize(
-    ("data", "kind"), [(STREAM, VmdkStreamDecoder), (SPARSE, VmdkSparseDecoder), (QCOW2, Qcow2Decoder)]
+    ("data", "kind"),
+    [
+        (STREAM, VmdkStreamDecoder),
+        (SPARSE, VmdkSparseDecoder),
+        (QCOW2, Qcow2Decoder),
+        (VDI, VdiDecoder),
+        (VHD, VhdDynamicDecoder),
+    ],
 )
 def test_the_bytes_decide(data: bytes, kind: type[Decoder], hint: str | None) -> None:
     assert type(choose_decoder(data[:1024], hint, "disk", len(data))) is kind
@@ -46,20 +58,26 @@ def test_no_format_is_raw() -> None:
         assert_decodes(lambda size, hint=hint: DiskFileDecoder("disk", size, hint), CONTENT, CONTENT)  # type: ignore[misc]
 
 
+def test_a_fixed_vhd_needs_somebody_who_says_so() -> None:
+    assert_decodes(lambda size: DiskFileDecoder("disk", size, "vhd"), FIXED_VHD, CONTENT)
+    assert_decodes(lambda size: DiskFileDecoder("disk", size, "vhd"), gzip.compress(FIXED_VHD), CONTENT)
+    for hint in (None, "raw"):
+        assert_refused(lambda hint=hint: DiskFileDecoder("disk", hint=hint), FIXED_VHD, "ends like a fixed VHD")  # type: ignore[misc]
+    assert_refused(lambda: DiskFileDecoder("disk", hint="vhd"), CONTENT, "not a VHD: the cookie of its footer")
+
+
 def test_an_empty_file_is_an_empty_raw_disk() -> None:
     assert_decodes(lambda size: DiskFileDecoder("disk", size), b"", b"")
 
 
-@pytest.mark.parametrize("hint", ["qcow2", "vmdk", "vhd"])
+@pytest.mark.parametrize("hint", ["qcow2", "vmdk"])
 def test_a_disk_that_is_not_what_it_is_called(hint: str) -> None:
     for data in (CONTENT, b"", QCOW2[4:]):
         assert_refused(lambda: DiskFileDecoder("disk", hint=hint), data, f"is called {hint} but is not")
 
 
 OTHERS = {
-    "vdi": bytes(64) + struct.pack("<I", 0xBEDA107F),
     "vhdx": b"vhdxfile",
-    "vhd": b"conectix",
     "luks": b"LUKS\xba\xbe",
     "qed": b"QED\0",
     "tar": bytes(257) + b"ustar",
@@ -79,7 +97,7 @@ def test_other_formats_are_refused_by_name(name: str) -> None:
 
 
 def test_two_formats_at_once() -> None:
-    for data in (QCOW2[:64] + OTHERS["vdi"][64:] + QCOW2[68:], STREAM[:257] + b"ustar" + STREAM[262:]):
+    for data in (QCOW2[:64] + VDI[64:68] + QCOW2[68:], STREAM[:257] + b"ustar" + STREAM[262:]):
         assert_refused(lambda: DiskFileDecoder("disk"), data, " at once")
     assert_refused(
         lambda: DiskFileDecoder("disk"), b"\x1f\x8b" + bytes(255) + b"ustar" + bytes(1000), "tar and gzip at once"
@@ -96,7 +114,9 @@ def test_a_flat_file_named_by_a_text_descriptor_is_never_opened(tmp_path: Path) 
 # -- gzip around it --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [STREAM, SPARSE, QCOW2, CONTENT], ids=["stream", "sparse", "qcow2", "raw"])
+@pytest.mark.parametrize(
+    "data", [STREAM, SPARSE, QCOW2, VDI, VHD, CONTENT], ids=["stream", "sparse", "qcow2", "vdi", "vhd", "raw"]
+)
 def test_gzip_around_any_format(data: bytes) -> None:
     assert_decodes(lambda size: DiskFileDecoder("disk.gz", size), gzip.compress(data), CONTENT)
 

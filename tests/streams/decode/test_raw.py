@@ -43,8 +43,10 @@ def test_the_virtual_size_is_known_at_once_if_the_size_is() -> None:
 
 
 @pytest.mark.parametrize("cuts", [[], [1000], [4096 + 3], range(1, 4608)])
-def test_a_fixed_vhd_is_refused(cuts: list[int]) -> None:
-    assert_refused(make, bytes(4096) + b"conectix".ljust(512, b"\0"), "unsupported: VHD disk", cuts)
+def test_a_fixed_vhd_that_is_not_called_one_is_refused(cuts: list[int]) -> None:
+    assert_refused(
+        make, bytes(4096) + b"conectix".ljust(512, b"\0"), "ends like a fixed VHD, but is not called one", cuts
+    )
 
 
 def test_a_size_that_is_not_kept() -> None:

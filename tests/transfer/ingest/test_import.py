@@ -13,9 +13,11 @@ from ovafs.inventory.define import define_machine
 from tests.support.attack_tars import END, member
 from tests.support.packages import (
     MIB,
+    OLDER_VHD,
     QCOW2,
     RAW,
     STREAM,
+    VHD,
     DiskText,
     archive,
     content,
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
 
 def _gz(data: bytes) -> bytes:
     return gzip.compress(data, 1)
+
+
+def _vhd(folder: Path, data: bytes, subformat: str) -> bytes:
+    return converted(folder, data, "vpc", "-o", f"subformat={subformat},force_size=on")
 
 
 # How a disk's content becomes a disk file, with the format that the descriptor names.
@@ -61,6 +67,12 @@ DISK_FILES: dict[str, tuple[Callable[[Path, bytes], bytes], str]] = {
         lambda _, data: sparse(len(data) // 512, {n: data[n << 16 : n + 1 << 16] for n in range(len(data) >> 16)}),
         RAW,
     ),
+    "vdi": (lambda folder, data: converted(folder, data, "vdi"), ""),
+    "vdi, fixed, gzip": (lambda folder, data: _gz(converted(folder, data, "vdi", "-o", "static=on")), ""),
+    "vhd": (lambda folder, data: _vhd(folder, data, "dynamic"), VHD),
+    "vhd, called raw": (lambda folder, data: _vhd(folder, data, "dynamic"), RAW),
+    "vhd, fixed": (lambda folder, data: _vhd(folder, data, "fixed"), OLDER_VHD),
+    "vhd, fixed, gzip": (lambda folder, data: _gz(_vhd(folder, data, "fixed")), VHD),
 }
 
 
@@ -81,6 +93,17 @@ def test_disk_formats(pool: ImportPool, tmp_path: Path, kind: str, form: str) ->
     assert "disk: came before the descriptor; it was stored twice" in late.warnings
     assert first.warnings == []
     pool.assert_whole(2)
+
+
+@pytest.mark.parametrize("name", ["disk.vhd", "DISK.VHD", "disk.vpc", "disk.vhd.gz"])
+def test_a_fixed_vhd_is_known_by_its_name(pool: ImportPool, tmp_path: Path, name: str) -> None:
+    data = content(1 << 16)
+    file = _vhd(tmp_path, data, "fixed")
+    file = _gz(file) if name.endswith(".gz") else file
+    package = archive({"web.ovf": descriptor(DiskText(name, len(data), "")), name: file})
+    assert guest_bytes(pool.take(package).machines[0].disks[0].volume.path, "qcow2", tmp_path) == data
+    with pytest.raises(InvalidPackage, match="ends like a fixed VHD"):
+        pool.take(archive({"web.ovf": descriptor(DiskText("d", len(data), "")), "d": _vhd(tmp_path, data, "fixed")}))
 
 
 @pytest.mark.parametrize("step", [1, 511, 512, 70_000])

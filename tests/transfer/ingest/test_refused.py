@@ -13,6 +13,8 @@ from tests.formats.ovf import test_read_xml as xml
 from tests.streams.decode import test_disk_file as disk_files
 from tests.streams.decode import test_gunzip as gunzip
 from tests.streams.decode import test_qcow2_hostile as qcow2
+from tests.streams.decode import test_vdi as vdi
+from tests.streams.decode import test_vhd as vhd
 from tests.streams.decode import test_vmdk_sparse as vmdk_sparse
 from tests.streams.decode import test_vmdk_stream as vmdk_stream
 from tests.support import attack_tars
@@ -87,6 +89,8 @@ HOSTILE_DISKS: dict[str, bytes] = {
     **{f"qcow2, late table: {name}": data for name, data in qcow2.LATE.items()},
     **{f"vmdk: {name}": data for name, (data, _) in vmdk_stream.HOSTILE.items()},
     **{f"sparse vmdk: {name}": data for name, (data, _) in vmdk_sparse.HOSTILE.items()},
+    **{f"vdi: {name}": data for name, (data, _) in vdi.HOSTILE.items() if data[64:68] == b"\x7f\x10\xda\xbe"},
+    **{f"vhd: {name}": data for name, (data, _) in vhd.HOSTILE.items() if data.startswith(b"conectix")},
     **{f"gzip: {name}": data for name, data in gunzip.DAMAGED.items() if data.startswith(b"\x1f\x8b")},
     **{f"other: {name}": data.ljust(4096, b"\0") for name, data in disk_files.OTHERS.items()},
 }
