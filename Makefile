@@ -12,10 +12,10 @@ MINUTES ?= 20
 BIN := $(VENV)/bin
 SETUP := VENV="$(VENV)" PYTHON="$(PYTHON)" .ci/setup
 
-.PHONY: help demo test lint bench fuzz clean
+.PHONY: help demo test test-libvirt lint bench fuzz clean
 
 help: ## say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
 
 demo: ## mount a real machine, copy it out, and prove that the copy is its disk
 	@$(SETUP) demo
@@ -23,7 +23,11 @@ demo: ## mount a real machine, copy it out, and prove that the copy is its disk
 
 test: ## run the tests, layer by layer (those marked slow: ARGS="-m slow")
 	@$(SETUP) test
-	@$(BIN)/pytest -m "not slow" $(ARGS)
+	@$(BIN)/pytest -m "not slow and not libvirt" $(ARGS)
+
+test-libvirt: ## run the tests that need a hypervisor: libvirtd and QEMU, of their own
+	@$(SETUP) libvirt
+	@$(BIN)/pytest -m libvirt $(ARGS)
 
 lint: ## check style, types and the layers
 	@$(SETUP) lint

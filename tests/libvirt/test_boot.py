@@ -1,0 +1,131 @@
+"""Packages that become domains of a real libvirt, and start: a guest of one sector says so on its serial port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import processes
+from tests.support.libvirtd import own_libvirt
+from tests.support.mount import PATIENCE, mounted
+from tests.support.packages import (
+    MIB,
+    QCOW2,
+    RAW,
+    STREAM,
+    DiskText,
+    archive,
+    content,
+    converted,
+    descriptor,
+    guest_bytes,
+)
+from tests.support.pools import eventually
+from tests.support.processes import ovafs, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.support.libvirtd import Libvirt
+
+pytestmark = pytest.mark.libvirt
+
+GREETING = b"the guest is up"
+
+# What a BIOS loads to 0x7c00 and starts: it writes the text behind it to the first serial port (0x3f8), and halts.
+_CODE = bytes.fromhex("fc 31c0 8ed8 be167c baf803 ac 84c0 7403 ee ebf8 f4 ebfd")
+BOOT_SECTOR = (_CODE + GREETING + b"\r\n\0").ljust(510, b"\0") + b"\x55\xaa"
+DISK = BOOT_SECTOR + content(2 * MIB)[512:]
+
+
+@pytest.fixture(scope="module")
+def libvirt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirt]:
+    with own_libvirt(tmp_path_factory.mktemp("libvirt")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setitem(processes.ENVIRONMENT, "XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def package(folder: Path, name: str, form: str) -> Path:
+    """A machine whose disk has the guest, in a format that others write."""
+    uri, options = {
+        "raw": (RAW, ()),
+        "qcow2": (QCOW2, ()),
+        "vmdk": (STREAM, ("-o", "subformat=streamOptimized")),
+    }[form]
+    disk = DISK if form == "raw" else converted(folder, DISK, form, *options)
+    path = folder / f"{name}.ova"
+    path.write_bytes(archive({"vm.ovf": descriptor(DiskText("disk", len(DISK), uri), name=name), "disk": disk}))
+    return path
+
+
+def assert_boots(libvirt: Libvirt, name: str) -> None:
+    """The guest's greeting comes out of the serial port. QEMU drops what nobody is there to read, so: listen first."""
+    libvirt.virsh("start", name, "--paused")
+    port = os.open(libvirt.virsh("ttyconsole", name).strip(), os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        libvirt.virsh("resume", name)
+        said, deadline = b"", time.monotonic() + PATIENCE
+        while GREETING not in said:
+            assert time.monotonic() < deadline, f"not on the serial port of {name}: {said!r}"
+            if select.select([port], [], [], 1.0)[0]:
+                with contextlib.suppress(BlockingIOError):
+                    said += os.read(port, 4096)
+    finally:
+        os.close(port)
+        libvirt.virsh("destroy", name)
+
+
+@pytest.mark.parametrize("form", ["raw", "qcow2", "vmdk"])
+def test_what_is_dropped_boots_and_its_export_too(libvirt: Libvirt, tmp_path: Path, form: str) -> None:
+    name = f"guest-{form}"
+    with mounted(libvirt.uri, tmp_path) as mount:
+        run("cp", package(tmp_path, name, form), mount.path / "drop")
+        eventually((mount.path / "vms" / f"{name}.ova").exists, "the domain is shown")
+        assert_boots(libvirt, name)
+        again = tmp_path / "again.ova"
+        run("cp", mount.path / "vms" / f"{name}.ova", again)
+        (mount.path / "drop" / "second.ova.toml").write_text(f'name = "{name}-2"\n')
+        run("cp", again, mount.path / "drop" / "second.ova")
+        eventually((mount.path / "vms" / f"{name}-2.ova").exists, "the second domain is shown")
+        assert_boots(libvirt, f"{name}-2")
+    volumes = [line.split()[1] for line in libvirt.virsh("domblklist", f"{name}-2").splitlines()[2:] if line.strip()]
+    assert [guest_bytes(volume, "qcow2", tmp_path) for volume in volumes] == [DISK]
+    known = libvirt.virsh("vol-list", "default")
+    assert all(os.path.basename(volume) in known for volume in volumes), "libvirt knows the volumes"
+
+
+def test_an_import_without_a_mount(libvirt: Libvirt, tmp_path: Path) -> None:
+    source = package(tmp_path, "alone", "qcow2")
+    result = ovafs("import", libvirt.uri, source, "--format", "raw", "--firmware", "uefi")
+    assert result.stdout.startswith("imported vm alone (")
+    text = libvirt.virsh("dumpxml", "alone")
+    assert "firmware='efi'" in text
+    assert "type='raw'" in text
+    refused = ovafs("import", libvirt.uri, source, "--on-clash", "refuse", status=1)
+    assert "the name 'alone' is taken" in refused.stderr
+    assert libvirt.domains().count("alone") == 1
+
+
+def test_a_running_machine_is_refused_and_then_readable(libvirt: Libvirt, tmp_path: Path) -> None:
+    ovafs("import", libvirt.uri, package(tmp_path, "busy", "qcow2"))
+    with mounted(libvirt.uri, tmp_path) as mount:
+        mount.expect_log("busy")
+        file = mount.path / "vms" / "busy.ova"
+        size = file.stat().st_size
+        libvirt.virsh("start", "busy")
+        result = run("cp", file, tmp_path / "copy.ova", status=1)
+        assert "busy" in result.stderr
+        libvirt.virsh("destroy", "busy")
+        run("cp", file, tmp_path / "copy.ova")
+        assert (tmp_path / "copy.ova").stat().st_size >= size
