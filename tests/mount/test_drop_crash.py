@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.drop import place_in
+from tests.support.drop import DISK, place_in
+from tests.support.filesystems import on_loop
 from tests.support.killing import MOMENTS
 from tests.support.mount import PATIENCE
-from tests.support.packages import import_pool
+from tests.support.packages import guest_bytes, import_pool
 from tests.support.pools import eventually
 from tests.support.processes import is_traced, run, started
 
@@ -109,3 +110,22 @@ def test_unmounted_in_an_upload(tmp_path: Path, sent: int) -> None:
         place.assert_nothing_left()
         run("cp", place.package("web"), place.drop)
         place.assert_imported("web")
+
+
+@pytest.mark.parametrize("option", ["drop_format=qcow2", "drop_format=raw"])
+def test_a_power_cut_after_the_answer(tmp_path: Path, option: str) -> None:
+    """Once cp has ended well, the machine survives that everything is lost which the file system had not stored."""
+    with on_loop(tmp_path, "xfs") as storage:
+        with place_in(tmp_path, option, pool=storage / "pool") as place:
+            run("cp", place.package("web"), place.drop)
+            place.mount.kill()
+        run("xfs_io", "-x", "-c", "shutdown", storage)
+        run("umount", storage)
+        run("mount", "-o", "loop", tmp_path / "xfs.img", storage)
+        with place_in(tmp_path, option, pool=storage / "pool") as place:
+            assert place.machines() == ["web"]
+            assert place.names() == ["web.ova"]
+        with import_pool(storage / "pool") as pool:
+            pool.assert_whole(1)
+            (disk,) = pool.pool.find("web").disks
+            assert guest_bytes(disk.volume.path, disk.volume.format, tmp_path) == DISK
