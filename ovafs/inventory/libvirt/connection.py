@@ -175,14 +175,10 @@ class Connection:
         with self._talk() as connection:
             connection.storagePoolLookupByName(name).refresh(0)
 
-    def every_text(self) -> Iterator[str]:
+    def every_text(self) -> list[str]:
         """Everything that names an image: definitions of now and of the next start, and of snapshots."""
         with self._talk() as connection:
-            for domain in connection.listAllDomains(0):
-                for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
-                    yield domain.XMLDesc(flags)
-                for snapshot in domain.listAllSnapshots(0):
-                    yield snapshot.getXMLDesc(0)
+            return [text for domain in connection.listAllDomains(0) for text in _texts(domain)]
 
     def define(self, domains: Sequence[DomainText]) -> None:
         """Define new domains: all of them, or none. Raises NameTaken, InvalidDefinition (refused), SourceError."""
@@ -273,6 +269,17 @@ def _undefine(domain: libvirt.virDomain) -> None:
         with contextlib.suppress(libvirt.libvirtError):
             domain.undefineFlags(flag)
             return
+
+
+def _texts(domain: libvirt.virDomain) -> list[str]:
+    """All definitions of a domain and its snapshots; none if it is gone."""
+    try:
+        texts = [domain.XMLDesc(flags) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)]
+        return texts + [snapshot.getXMLDesc(0) for snapshot in domain.listAllSnapshots(0)]
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return []
+        raise
 
 
 def _definition(domain: libvirt.virDomain) -> str | None:
