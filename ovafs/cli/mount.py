@@ -20,7 +20,7 @@ from ovafs.fuse.drop_operations import DropOperations
 from ovafs.fuse.operations import Operations, Ownership
 from ovafs.fuse.options import MountOptions, options_document, parse_options
 from ovafs.inventory.pool import Pool
-from ovafs.inventory.source import open_destination, open_inventory
+from ovafs.inventory.source import is_uri, open_destination, open_inventory
 from ovafs.storage.map_cache import MapCache
 from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.signature import load_trust
@@ -116,7 +116,8 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         ownership = Ownership(options.uid, options.gid, options.mode)
         destination = stack.enter_context(_destination(source, inventory, options))
         drop = None if destination is None else _drop_folder(destination, options)
-        where = os.path.abspath(source), inventory.source_id, mountpoint
+        name = source if is_uri(source) else os.path.abspath(source)
+        where = name, inventory.source_id, mountpoint
         status = StatusWriter(where, options_document(options), tree, handles, drop).document
         operations: Operations
         if drop is None:
@@ -124,7 +125,7 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         else:
             stack.callback(drop.close)
             operations = DropOperations(tree, handles, ownership, status, drop)
-        fuse_mount.run(operations, mountpoint, options, source, on_ready)
+        fuse_mount.run(operations, mountpoint, options, name, on_ready)
 
 
 @contextlib.contextmanager

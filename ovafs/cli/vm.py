@@ -12,8 +12,7 @@ from ovafs.cli.lazy import LazyGroup
 from ovafs.cli.output import machine_document, print_fields, print_json, print_table, warn
 from ovafs.cli.path_argument import PathArgument
 from ovafs.errors import MachineNotFound
-from ovafs.inventory.pool import Pool
-from ovafs.inventory.source import open_inventory
+from ovafs.inventory.source import open_inventory, open_pool
 from ovafs.model import CpuTopology, Disk, Machine, MachineKind, Nic, StateKind
 from ovafs.units import format_size
 
@@ -104,7 +103,7 @@ def remove(source: str, name: str, *, template: bool, keep_disks: bool) -> None:
     # Imported here: listing machines needs none of it.
     from ovafs.transfer.removal import remove_machine  # noqa: PLC0415
 
-    with contextlib.closing(Pool(source)) as pool:
+    with contextlib.closing(open_pool(source)) as pool:
         removed, volumes = remove_machine(
             pool, name, MachineKind.TEMPLATE if template else None, keep_volumes=keep_disks
         )

@@ -14,7 +14,7 @@ from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.vm import json_option
 from ovafs.formats.ovf.os_ids import OTHER, guest_os
 from ovafs.inventory.define import DiskChoice, NicChoice, define_machine, image_path
-from ovafs.inventory.pool import Pool
+from ovafs.inventory.source import open_pool
 from ovafs.model import CpuTopology, Firmware, Machine, MachineKind
 from ovafs.storage.backing import choose_format
 from ovafs.storage.chain import open_chain
@@ -81,7 +81,7 @@ def add(
     With --json: the object that "ovafs vm show --json" prints.
     """
     cpu = topology(cpus, sockets, cores, threads) or CpuTopology()
-    with contextlib.closing(Pool(pool)) as opened:
+    with contextlib.closing(open_pool(pool)) as opened:
         machine = define_machine(
             name,
             kind=MachineKind.TEMPLATE if template else MachineKind.VM,

@@ -124,7 +124,7 @@ def _set_read_ahead(device: int, size: int) -> None:
 
 def _escape(source: str) -> str:
     """A source as libfuse's option parser takes it; in ASCII, because pyfuse3 takes nothing else."""
-    name = os.path.abspath(source).encode("ascii", "backslashreplace").decode()
+    name = source.encode("ascii", "backslashreplace").decode()
     return name.replace("\\", "\\\\").replace(",", "\\,")
 
 

@@ -44,6 +44,13 @@ def open_inventory(source: str, selection: Selection = ALL) -> Inventory:
     return Pool(source)
 
 
+def open_pool(source: str) -> Pool:
+    """The pool ``source``, whose definitions can be changed. Close it. Raises SourceError."""
+    if is_uri(source):
+        raise SourceError(f"{source}: what libvirt has is changed by its own tools", "see virsh(1): define, undefine")
+    return Pool(source)
+
+
 def open_destination(source: str, inventory: Inventory, pool: str | None) -> Destination:
     """What takes machines into ``inventory``, which is the one behind ``source``. Close it, too.
 

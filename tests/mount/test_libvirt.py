@@ -44,6 +44,8 @@ def test_domains_are_shown_and_copied(tmp_path: Path) -> None:
         for name, image in zip(("web", "db"), images, strict=True):
             run("cp", mount.path / "vms" / f"{name}.ova", tmp_path)
             _judge(uri, name, tmp_path / f"{name}.ova", image)
+        assert ovafs("status", mount.path).stdout.startswith(f"{mount.path} ({uri}): mounted ")
+        assert run("findmnt", "--noheadings", "--output", "SOURCE", mount.path).stdout.strip() == uri
         before = run("sha256sum", mount.path / "vms" / "web.ova").stdout
     with mounted(uri, tmp_path) as mount:
         assert run("sha256sum", mount.path / "vms" / "web.ova").stdout == before

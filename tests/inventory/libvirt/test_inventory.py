@@ -136,6 +136,15 @@ print(names, [machine.name for machine in inventory.machines()])
     assert done.stdout == "['test'] ['new', 'test']\n"
 
 
+@pytest.mark.parametrize("command", [("remove", "web"), ("add", "new", "--disk", "x.qcow2")])
+def test_commands_that_are_for_pools(uri: str, command: tuple[str, ...]) -> None:
+    verb, *rest = command
+    said = ovafs("vm", verb, uri, *rest, status=1).stderr
+    assert (
+        said == f"ovafs: error: {uri}: what libvirt has is changed by its own tools; see virsh(1): define, undefine\n"
+    )
+
+
 def test_the_commands_take_a_uri(uri: str) -> None:
     assert [one["name"] for one in json.loads(ovafs("vm", "list", uri, "--json").stdout)] == ["base-12", "web"]
     shown = json.loads(ovafs("vm", "show", uri, "web", "--json").stdout)
