@@ -45,7 +45,7 @@ class Host(NamedTuple):
     has_uefi: bool = False
     has_secure_boot: bool = False
     cpu_mode: str = ""
-    disk_buses: frozenset[str] = frozenset({"virtio", "scsi", "sata", "ide"})
+    disk_buses: frozenset[str] = frozenset({"virtio", "scsi", "sata"})
     has_tpm: bool = False
     networks: frozenset[str] = frozenset()
     bridges: frozenset[str] = frozenset()

@@ -71,8 +71,10 @@ def _disks(machine: Machine, host: Host, warnings: list[str]) -> tuple[Disk, ...
     used: Counter[DiskInterface] = Counter()
     for disk in machine.disks:
         interface = disk.interface
-        is_ide_full = interface is DiskInterface.IDE and (not has_ide or used[interface] == _MOST_IDE)
-        if is_ide_full or BUSES[interface] not in host.disk_buses:
+        # The host says which buses the newer board has; the old one has IDE beside them.
+        is_ide = interface is DiskInterface.IDE
+        has_room = has_ide and used[interface] < _MOST_IDE if is_ide else BUSES[interface] in host.disk_buses
+        if not has_room:
             choice = (DiskInterface.SATA, DiskInterface.VIRTIO_SCSI, DiskInterface.VIRTIO)
             interface = next((one for one in choice if BUSES[one] in host.disk_buses), DiskInterface.VIRTIO)
             warnings.append(f"disk {disk.alias!r} is on {interface}: there is no room for it on {disk.interface} here")

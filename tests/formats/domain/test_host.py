@@ -21,8 +21,8 @@ DOMAIN = """
     <loader supported='yes'><enum name='secure'><value>no</value>{secure}</enum></loader></os>
   <cpu><mode name='host-passthrough' supported='no'/><mode name='maximum' supported='yes'/>
     <mode name='host-model' supported='yes'/></cpu>
-  <devices><disk supported='yes'><enum name='bus'><value>ide</value><value>scsi</value><value>virtio</value>
-    <value>sata</value></enum></disk>
+  <devices><disk supported='yes'><enum name='bus'><value>fdc</value><value>scsi</value><value>virtio</value>
+    <value>usb</value><value>sata</value></enum></disk>
     <tpm supported='{tpm}'><enum name='backendModel'><value>emulator</value></enum></tpm></devices>
 </domainCapabilities>"""
 
@@ -52,7 +52,7 @@ def test_what_is_read() -> None:
     host = read_host(GUEST, text, {"default"}, {"br0"})
     assert host.emulator == "/usr/bin/qemu-system-x86_64"
     assert (host.has_uefi, host.has_secure_boot, host.has_tpm) == (True, True, True)
-    assert host.disk_buses == {"ide", "scsi", "virtio", "sata"}
+    assert host.disk_buses == {"fdc", "scsi", "virtio", "usb", "sata"}
     assert host.networks == {"default"}
     assert host.bridges == {"br0"}
 

@@ -9,6 +9,7 @@ import pytest
 
 from ovafs.errors import InvalidDefinition
 from ovafs.formats.domain.host import Guest, Host
+from ovafs.formats.domain.write import machine_type
 from ovafs.inventory.libvirt.fit import fit
 from ovafs.model import Disk, DiskFormat, DiskInterface, Firmware, Machine, Nic, State, Volume
 
@@ -31,6 +32,13 @@ def machine(*interfaces: DiskInterface, **fields: Any) -> Machine:
 
 def nic(network: str) -> Nic:
     return Nic(uuid=UUID, name="nic1", network=network, mac="52:54:00:00:00:01")
+
+
+def test_the_old_board_has_ide_whatever_is_said_of_the_newer_one() -> None:
+    assert "ide" not in HOST.disk_buses, "libvirt lists the buses of q35"
+    one = machine(DiskInterface.IDE, DiskInterface.VIRTIO)
+    assert fit(one, HOST) == (one, [])
+    assert machine_type(one, HOST) == "pc"
 
 
 def test_what_the_host_has_stays() -> None:
