@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,12 @@ def keep_descriptor(state: str, machine: str, descriptor: bytes) -> None:
         path.write_bytes(descriptor)
     except OSError as error:
         raise SourceError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def forget_descriptor(state: str, machine: str) -> None:
+    """Remove it; best effort, for a domain that was not defined."""
+    with contextlib.suppress(OSError):
+        _path(state, machine).unlink(missing_ok=True)
 
 
 def retain_descriptors(state: str, machines: Collection[str]) -> None:

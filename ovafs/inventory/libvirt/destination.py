@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import re
 import uuid
@@ -27,7 +28,7 @@ from ovafs.formats.domain.write import write_domain
 from ovafs.inventory.destination import Fitted, Taken
 from ovafs.inventory.journal import Journal, create_journal
 from ovafs.inventory.libvirt.connection import DomainText
-from ovafs.inventory.libvirt.descriptors import keep_descriptor, retain_descriptors
+from ovafs.inventory.libvirt.descriptors import forget_descriptor, keep_descriptor, retain_descriptors
 from ovafs.inventory.libvirt.fit import fit
 from ovafs.model import DiskFormat, MachineKind, Volume
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from ovafs.inventory.libvirt.connection import Connection, StoragePool
     from ovafs.inventory.receipts import Receipt
     from ovafs.model import Machine
+
+log = logging.getLogger(__name__)
 
 DEFAULT_POOL = "default"
 """The storage pool that virt-install and virt-manager make."""
@@ -92,11 +95,11 @@ class LibvirtDestination(Journal):
 
     def published(self, paths: Sequence[str]) -> None:
         """Give the files the owner of their directory, as libvirt does, and let it see them."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # only root can give files away
             owner = os.stat(self._pool.path)
             for path in paths:
                 os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-        self._connection.refresh_storage_pool(self._pool.name)
+        self._refresh()
 
     def register(
         self,
@@ -108,11 +111,26 @@ class LibvirtDestination(Journal):
     ) -> None:
         """Define the machines, then keep the receipt. Raises NameTaken, InvalidDefinition, SourceError."""
         domains = [DomainText(one.uuid, one.name, write_domain(one, self.host)) for one in machines]
-        retain_descriptors(self._state, self.taken().uuids)
-        for machine in machines:
-            keep_descriptor(self._state, machine.uuid, kept.descriptor)
-        self._connection.define(domains)
+        retain_descriptors(self._state, self._connection.list_domains(lambda _: False).uuids)
+        with contextlib.ExitStack() as undo:
+            for machine in machines:
+                undo.callback(forget_descriptor, self._state, machine.uuid)
+                keep_descriptor(self._state, machine.uuid, kept.descriptor)
+            self._connection.define(domains)
+            undo.pop_all()
         self.settle(volumes, receipt, archive)
+
+    def forget_volumes(self, uuids: Sequence[str]) -> None:
+        """As any journal does; and libvirt no longer lists what it may have seen of them."""
+        super().forget_volumes(uuids)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Best effort: a domain needs its file, not an entry in the list of the storage pool."""
+        try:
+            self._connection.refresh_storage_pool(self._pool.name)
+        except SourceError as error:  # another job is at work on the pool, for example
+            log.warning("libvirt does not see all volumes of the storage pool %r yet: %s", self._pool.name, error)
 
     def registered_volumes(self, among: Collection[str]) -> set[str]:
         """Those whose UUID stands anywhere in what libvirt knows."""

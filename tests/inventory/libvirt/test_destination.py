@@ -24,7 +24,7 @@ from tests.support.domains import domain_xml, write_node
 from tests.support.packages import archive, descriptor, envelope, guest_bytes, manifest, small_package
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ovafs.transfer.ingest.package import Imported
@@ -143,6 +143,7 @@ def test_all_machines_of_a_package_or_none(host: Host, monkeypatch: pytest.Monke
     with pytest.raises(InvalidDefinition, match="libvirt refuses two: unsupported configuration: no room"):
         host.take(archive({"x.ovf": _two_systems()}))
     host.assert_nothing_new()
+    assert list(host.state.rglob("descriptors/*")) == []
     monkeypatch.undo()
     host.take(archive({"x.ovf": _two_systems()}))
     assert host.names == ["old", "one", "two"]
@@ -208,3 +209,28 @@ def test_storage_pools_that_cannot_be_used(tmp_path: Path, node: str, pool: str,
         pytest.raises(SourceError, match=re.escape(message)),
     ):
         LibvirtDestination(connection, str(tmp_path), pool)
+
+
+def test_a_storage_pool_that_does_not_run(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = [pool._replace(is_active=False) for pool in host.inventory.connection.storage_pools()]
+    monkeypatch.setattr(Connection, "storage_pools", lambda _: pools)
+    with pytest.raises(SourceError, match="is not active") as caught:
+        open_destination(host.uri, host.inventory, None)
+    assert caught.value.hint == "start it: 'virsh pool-start default'"
+
+
+def test_no_place_for_the_journal(host: Host) -> None:
+    with pytest.raises(SourceError, match="no directory for the journal"):
+        LibvirtDestination(host.inventory.connection, None, "default")
+
+
+def test_a_storage_pool_that_cannot_be_refreshed_harms_no_import(
+    host: Host, monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
+) -> None:
+    def busy(_: Connection, name: str) -> None:
+        raise SourceError(f"storage pool '{name}' has asynchronous jobs running")
+
+    monkeypatch.setattr(Connection, "refresh_storage_pool", busy)
+    expect_log("does not see all volumes of the storage pool 'default' yet: .*asynchronous jobs")
+    host.take(PACKAGE)
+    assert host.names == ["old", "web"]
