@@ -1,4 +1,4 @@
-"""Decoding of formats in which tables say where in the file the guest's data is: qcow2, sparse VMDK.
+"""Decoding of formats in which tables say where in the file the guest's data is: qcow2, sparse VMDK, VDI, VHD.
 
 The file is walked once, from claim to claim (see ``claims``). A table that arrives claims what it names:
 

@@ -215,7 +215,7 @@ class IncomingDisk:
 def _hint(uri: str, href: str) -> str | None:
     """The format that the descriptor names beyond doubt; oVirt says "vmdk.html#sparse" of raw disks.
 
-    Of a fixed VHD the beginning does not tell, so the name of the file counts, too, where the URI says nothing.
+    Of a fixed VHD the beginning does not tell, so the name of the file counts, too.
     """
     uri = uri.lower()
     if "streamoptimized" in uri:
