@@ -13,6 +13,7 @@ import pytest
 from tests.support import processes
 from tests.support.libvirtd import own_libvirt
 from tests.support.mount import PATIENCE, mounted
+from tests.support.oracles import extract
 from tests.support.packages import (
     MIB,
     QCOW2,
@@ -105,6 +106,39 @@ def test_what_is_dropped_boots_and_its_export_too(libvirt: Libvirt, tmp_path: Pa
     assert all(os.path.basename(volume) in known for volume in volumes), "libvirt knows the volumes"
 
 
+@pytest.mark.parametrize(
+    ("interface", "board"),
+    [("ide", "pc-i440fx"), ("sata", "pc-q35"), ("virtio", "pc-q35"), ("virtio-scsi", "pc-q35")],
+)
+def test_every_bus_boots(libvirt: Libvirt, tmp_path: Path, interface: str, board: str) -> None:
+    name = f"bus-{interface}"
+    ovafs("import", libvirt.uri, package(tmp_path, name, "raw"), "--disk", f"disk,interface={interface}")
+    assert f"machine='{board}-" in libvirt.virsh("dumpxml", name)
+    assert_boots(libvirt, name)
+
+
+@pytest.mark.parametrize("firmware", ["uefi", "uefi-secure"])
+def test_firmware_of_the_host_starts(libvirt: Libvirt, tmp_path: Path, firmware: str) -> None:
+    """The guest is none for UEFI: the firmware itself is what starts, with variables of the domain's own."""
+    ovafs("import", libvirt.uri, package(tmp_path, firmware, "qcow2"), "--firmware", firmware)
+    libvirt.virsh("start", firmware)
+    assert libvirt.virsh("domstate", firmware).strip() == "running"
+    assert "_VARS.fd" in libvirt.virsh("dumpxml", firmware)
+    libvirt.virsh("destroy", firmware)
+
+
+def test_what_is_refused_or_lost_leaves_nothing(libvirt: Libvirt, tmp_path: Path) -> None:
+    before = libvirt.domains(), sorted(os.listdir(libvirt.images)), libvirt.virsh("vol-list", "default")
+    source = package(tmp_path, "cut", "qcow2")
+    os.truncate(source, source.stat().st_size // 2)
+    assert "'disk'" in ovafs("import", libvirt.uri, source, status=1).stderr
+    too_many = package(tmp_path, "many", "qcow2")
+    # More processors than any board has: libvirt itself says no, when the volumes are there.
+    refused = ovafs("import", libvirt.uri, too_many, "--cpus", "4000", status=1)
+    assert "libvirt refuses many: " in refused.stderr
+    assert before == (libvirt.domains(), sorted(os.listdir(libvirt.images)), libvirt.virsh("vol-list", "default"))
+
+
 def test_an_import_without_a_mount(libvirt: Libvirt, tmp_path: Path) -> None:
     source = package(tmp_path, "alone", "qcow2")
     result = ovafs("import", libvirt.uri, source, "--format", "raw", "--firmware", "uefi")
@@ -118,14 +152,14 @@ def test_an_import_without_a_mount(libvirt: Libvirt, tmp_path: Path) -> None:
 
 
 def test_a_running_machine_is_refused_and_then_readable(libvirt: Libvirt, tmp_path: Path) -> None:
-    ovafs("import", libvirt.uri, package(tmp_path, "busy", "qcow2"))
+    ovafs("import", libvirt.uri, package(tmp_path, "runs", "qcow2"))
     with mounted(libvirt.uri, tmp_path) as mount:
-        mount.expect_log("busy")
-        file = mount.path / "vms" / "busy.ova"
-        size = file.stat().st_size
-        libvirt.virsh("start", "busy")
-        result = run("cp", file, tmp_path / "copy.ova", status=1)
-        assert "busy" in result.stderr
-        libvirt.virsh("destroy", "busy")
-        run("cp", file, tmp_path / "copy.ova")
-        assert (tmp_path / "copy.ova").stat().st_size >= size
+        mount.expect_log("another process writes to it")
+        file, copy = mount.path / "vms" / "runs.ova", tmp_path / "copy.ova"
+        libvirt.virsh("start", "runs")
+        result = run("cp", file, copy, status=1)
+        assert "Device or resource busy" in result.stderr
+        libvirt.virsh("destroy", "runs")
+        run("cp", file, copy)
+    (image,) = [path for path in extract(copy, tmp_path / "unpacked") if path.name != "vm.ovf"]
+    assert guest_bytes(str(image), "qcow2", tmp_path) == DISK
