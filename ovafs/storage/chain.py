@@ -67,8 +67,16 @@ class _Link(NamedTuple):
         return self.header.virtual_size
 
 
-def open_chain(path: str, format: DiskFormat, *, lock: bool = True) -> Chain:  # noqa: A002 - the word of qemu-img
+def open_chain(
+    path: str,
+    format: DiskFormat,  # noqa: A002 - the word of qemu-img
+    *,
+    lock: bool = True,
+    is_live: bool = False,
+) -> Chain:
     """Open and check the image at ``path`` and all its backing files. Blocks.
+
+    With ``is_live`` it does not matter that somebody writes to them meanwhile: good for an estimate, not for data.
 
     Raises ImageUnavailable, VolumeBusy, InvalidImage (also for a chain that leads back to itself),
     UnsupportedFeature, ReadFailed. An error in a backing file names the overlay too.
@@ -79,7 +87,7 @@ def open_chain(path: str, format: DiskFormat, *, lock: bool = True) -> Chain:  #
         while next_path is not None:
             overlay = links[-1] if links else None
             try:
-                link = _open_link(next_path, overlay, format, undo, lock=lock)
+                link = _open_link(SourceFile(next_path, is_live=is_live), overlay, format, undo, lock=lock)
                 _check_place(link.file, links)
             except ImageError as error:
                 if overlay is not None:
@@ -91,8 +99,7 @@ def open_chain(path: str, format: DiskFormat, *, lock: bool = True) -> Chain:  #
     return Chain(links)
 
 
-def _open_link(path: str, overlay: _Link | None, form: DiskFormat, undo: ExitStack, *, lock: bool) -> _Link:
-    file = SourceFile(path)
+def _open_link(file: SourceFile, overlay: _Link | None, form: DiskFormat, undo: ExitStack, *, lock: bool) -> _Link:
     undo.callback(file.close)
     if lock:
         lock_for_reading(file)
@@ -117,6 +124,7 @@ class Chain:
     def __init__(self, links: Sequence[_Link]) -> None:
         self._links = tuple(links)
         self.files = tuple(link.file for link in links)
+        self.path = links[0].file.path
         self.virtual_size = links[0].virtual_size
         self._extents: ExtentMap | None = None
         self._inflated: OrderedDict[tuple[int, int], bytes] = OrderedDict()
@@ -191,7 +199,7 @@ class Chain:
                 limiter=self._limiter,
             )
             return
-        raise ReadFailed(self.files[0].path, f"the storage did not answer within {ANSWER_SECONDS:.0f} s")
+        raise ReadFailed(self.path, f"the storage did not answer within {ANSWER_SECONDS:.0f} s")
 
     def _read_cached(self, guest_offset: int, buffer: memoryview) -> int:
         """Fill ``buffer`` as far as no waiting and no inflating is needed; returns the number of bytes."""

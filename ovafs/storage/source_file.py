@@ -29,11 +29,14 @@ class SourceFile:
     threads; a file that is closed meanwhile stays open until the last of them is done (:meth:`in_use`), because
     its descriptor's number would otherwise go to another file and the thread would read that one.
 
+    With ``is_live`` it may change: nothing is said about it, and what is read may be a mixture.
+
     Raises ImageUnavailable when the path cannot be opened or is something else (a directory, a pipe, a socket).
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, is_live: bool = False) -> None:
         self.path = path
+        self._is_live = is_live
         try:
             # O_NONBLOCK: opening a FIFO would wait for a writer for ever. Regular files and disks ignore it.
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -57,12 +60,19 @@ class SourceFile:
         self.identity = FileIdentity(status.st_ino, self.size, status.st_mtime_ns, status.st_ctime_ns)
         self._unchanged = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    @property
+    def allocated(self) -> int:
+        """Bytes that the file system stores for it now. Raises OSError."""
+        return os.fstat(self._fd).st_blocks * 512
+
     def fileno(self) -> int:
         """The descriptor, for locks and ioctls while the file is open (:meth:`in_use` in threads)."""
         return self._fd
 
     def check_unchanged(self) -> None:
         """Raise VolumeChanged if the content may differ from what it was when the file was opened."""
+        if self._is_live:
+            return
         try:
             if self.is_block_device:
                 # A device node's times say nothing about the device's content; only its size can be seen to change.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from ovafs.model import DiskFormat
+    from ovafs.storage.source_file import SourceFile
     from ovafs.streams.extents import ExtentMap
 
 
@@ -30,10 +32,16 @@ class FileIdentity(NamedTuple):
 
 
 class Volume(Protocol):
-    """An open disk: the collapsed guest view of an image or a chain of images.
+    """An open disk: the collapsed guest view of an image or a chain of images, or what a server shows of one.
 
-    Opened by a backend's own function (``ovafs.storage.chain.open_chain`` for local files), closed by the owner.
+    Opened by a backend's own function (``ovafs.storage.chain.open_chain`` for local files,
+    ``ovafs.storage.nbd.volume.open_nbd`` for servers), closed by the owner.
     """
+
+    @property
+    def path(self) -> str:
+        """What people know it by: the path of its file, or a URI."""
+        ...
 
     @property
     def virtual_size(self) -> int:
@@ -41,8 +49,42 @@ class Volume(Protocol):
         ...
 
     @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """The files that its extents lie in, by layer; none if they are not local."""
+        ...
+
+    @property
+    def formats(self) -> tuple[DiskFormat, ...]:
+        """The format that each of them was opened as."""
+        ...
+
+    @property
+    def is_volatile(self) -> bool:
+        """True when a change of content may go unnoticed, so that nothing about it may be remembered."""
+        ...
+
+    @property
     def extents(self) -> ExtentMap:
-        """What is stored, in guest coordinates; everything else reads as zeros."""
+        """What is stored, in guest coordinates, after ``read_extents`` or ``use_extents``; all else reads as zeros."""
+        ...
+
+    def read_extents(self) -> ExtentMap:
+        """Find out what is stored; the result is used from now on. Blocks.
+
+        Raises InvalidImage, UnsupportedFeature, ReadFailed, VolumeChanged.
+        """
+        ...
+
+    def use_extents(self, extents: ExtentMap) -> None:
+        """Use a map that ``read_extents`` gave for the same content before."""
+        ...
+
+    def identities(self) -> tuple[tuple[str, FileIdentity], ...]:
+        """Path and identity of each file, from the top."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise VolumeChanged if any file changed since it was opened."""
         ...
 
     async def read_into(self, guest_offset: int, buffer: memoryview) -> None:

@@ -1,0 +1,1 @@
+"""Disks that another program serves over NBD."""
