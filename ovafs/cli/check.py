@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ovafs.inventory.inventory import Inventory
     from ovafs.model import Machine
-    from ovafs.transfer.packager import OpenPackage
+    from ovafs.transfer.open_package import OpenPackage
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _findings(inventory: Inventory, name: str | None, kind: MachineKind | None, 
     machines, damaged = inventory.snapshot() if name is None else ([inventory.find(name, kind)], [])
     # No cache: what is checked are the images, not what was once found in them.
     with contextlib.closing(MapCache(None)) as cache:
-        packager = Packager(cache, inventory.read_state)
+        packager = Packager(cache, inventory)
         for machine in machines:
             yield _check(packager, machine, inventory.left_out(machine), read=read)
     if name is None and isinstance(inventory, Pool):
@@ -123,7 +123,7 @@ def _check(packager: Packager, machine: Machine, left_out: Sequence[str], *, rea
     try:
         description = packager.describe(machine)
         if read:
-            with contextlib.closing(packager.open(machine, description.generation)) as package:
+            with contextlib.closing(packager.open(machine, description)) as package:
                 _read(package, machine.name)
     except OvafsError as error:
         return Finding(machine.name, machine.uuid, machine.kind, ok=False, reason=error.summary, hint=error.hint)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ovafs.inventory.inventory import Inventory
     from ovafs.model import Machine
-    from ovafs.transfer.packager import OpenPackage
+    from ovafs.transfer.open_package import OpenPackage
     from ovafs.transfer.partial_file import PartialFile
 
 # The shell's convention for a program that a signal ended.
@@ -84,8 +84,8 @@ def export(**arguments: object) -> None:
         destination = _destination(wanted.destination, inventory, machine)
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
         stack.callback(cache.close)
-        packager = Packager(cache, inventory.read_state)
-        package = packager.open(machine, packager.describe(machine).generation)
+        packager = Packager(cache, inventory)
+        package = packager.open_present(machine)
         stack.callback(package.close)
         began = time.monotonic()
         partial = begin_export(package, destination, resume=wanted.resume, replace=wanted.force)
@@ -176,7 +176,8 @@ def _what_is_left(wanted: _Arguments, package: OpenPackage, partial: PartialFile
     """What an unfinished export leaves behind, and the command that goes on with it."""
     if not partial.is_kept:
         if package.description.volatile:
-            return "nothing is kept, a block device may change unnoticed until --resume"
+            what = "the machine runs" if package.description.is_live else "a block device may change unnoticed"
+            return f"nothing is kept for --resume: {what}"
         return "nothing is kept" + ("" if partial.can_resume else ", the file system has no extended attributes")
     flags = [flag for flag, given in (("--force", wanted.force), ("--template", wanted.template)) if given]
     command = ["ovafs", "export", "--resume", *flags, wanted.source, wanted.name, wanted.destination]

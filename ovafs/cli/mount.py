@@ -19,6 +19,7 @@ from ovafs.fuse.control_operations import ControlOperations
 from ovafs.fuse.drop_operations import DropOperations
 from ovafs.fuse.operations import Operations, Ownership
 from ovafs.fuse.options import MountOptions, options_document, parse_options
+from ovafs.inventory.inventory import ScratchSpace
 from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import is_uri, open_destination, open_inventory
 from ovafs.storage.map_cache import MapCache
@@ -70,9 +71,8 @@ def umount(mountpoint: str) -> None:
 def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: bool) -> None:
     fuse_mount.check_mountpoint(mountpoint)
     fuse_mount.check_permissions(options)
-    with contextlib.closing(
-        open_inventory(source, options.selection)
-    ) as inventory:  # what is wrong with SOURCE is said before anything else
+    # What is wrong with SOURCE is said before anything else.
+    with contextlib.closing(_inventory(source, options)) as inventory:
         with _destination(source, inventory, options) as destination:
             fuse_mount.check_hides_nothing(mountpoint, _needed_paths(inventory, destination, options))
         cache_dir = inventory.cache_dir
@@ -87,6 +87,10 @@ def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: b
     with daemon.reports_failure():
         log_to_file_or_syslog(options.log, cache_dir, debug=options.debug)
         _serve(source, mountpoint, options, daemon.ready)
+
+
+def _inventory(source: str, options: MountOptions) -> Inventory:
+    return open_inventory(source, options.selection, ScratchSpace(options.scratch, options.scratch_reserve))
 
 
 def _needed_paths(inventory: Inventory, destination: Destination | None, options: MountOptions) -> Iterator[str]:
@@ -106,10 +110,10 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
     """Build everything and serve until the end."""
     keep_memory_small()
     with contextlib.ExitStack() as stack:
-        inventory: Inventory = stack.enter_context(contextlib.closing(open_inventory(source, options.selection)))
+        inventory: Inventory = stack.enter_context(contextlib.closing(_inventory(source, options)))
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
         stack.callback(cache.close)
-        packager = Packager(cache, inventory.read_state)
+        packager = Packager(cache, inventory)
         tree = Tree(options.selection.of(inventory), packager)
         handles = Handles(tree, packager)
         stack.callback(handles.close)
@@ -118,6 +122,7 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         drop = None if destination is None else _drop_folder(destination, options)
         name = source if is_uri(source) else os.path.abspath(source)
         where = name, inventory.source_id, mountpoint
+        inventory.revision()  # libvirt's begins to watch, and ends what a process left that was killed
         status = StatusWriter(where, options_document(options), tree, handles, drop).document
         operations: Operations
         if drop is None:

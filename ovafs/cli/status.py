@@ -20,7 +20,7 @@ from ovafs.cli.output import print_json
 from ovafs.errors import SourceError
 from ovafs.fuse.mounts import MountedSource, mounted_sources
 from ovafs.units import format_duration, format_size
-from ovafs.vfs.status import MountStatus
+from ovafs.vfs.status import MountStatus, OpenMachine
 
 if TYPE_CHECKING:
     from ovafs.vfs.drop.reporter import EndedUpload
@@ -123,12 +123,21 @@ def _text(answer: _Answer) -> str:
     lines.append(f"  machines: {counts.listed} listed, {counts.checked} looked at, {counts.broken} broken")
     lines += [f"  source cannot be read: {known.machines.problem}"] if known.machines.problem else []
     lines += [f"  broken: {one.kind} {one.name}: {one.reason}" for one in known.machines.reasons]
-    lines += [f"  open: {one.kind} {one.name}, readers: {one.readers}" for one in known.open]
+    lines += [f"  {_open_line(one)}" for one in known.open]
     if known.drop is None:
         lines.append("  no drop directory")
     else:
         lines += _drop_lines(known.drop, known.now)
     return "".join(f"{_plain(line)}\n" for line in lines)
+
+
+def _open_line(one: OpenMachine) -> str:
+    text = f"open: {one.kind} {one.name}, readers: {one.readers}"
+    if one.backup is None:
+        return text
+    used = format_size(one.backup.scratch_used)
+    text += f"; it runs, so a backup job holds it since {_time(one.backup.since)}, scratch {used}"
+    return f"{text}; failed: {one.backup.failure}" if one.backup.failure else text
 
 
 def _drop_lines(drop: DropStatus, now: float) -> list[str]:

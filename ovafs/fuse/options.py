@@ -13,6 +13,8 @@
 | drop_certificate= | signatures of uploads: ignore, warn (default: what is wrong with one is said), or require |
 | drop_ca_file= | PEM file with the certificates of those whose signatures are trusted; read when mounting |
 | pool= | storage pool of libvirt that uploads land in; default: the one called default |
+| scratch= | directory for what running machines overwrite while they are copied; default: in the state directory |
+| scratch_reserve= | room that always stays free there: copies are given up before; a size, default 1GiB |
 | spool_limit= | how much of one upload may wait because bytes before it have not come; a size, default 1GiB |
 | keep_partial= | how long an upload that nobody continues is kept; a duration, default 24h |
 | read_ahead= | how far the kernel reads ahead, a size; default 1MiB (needs root to take effect) |
@@ -67,6 +69,8 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     drop_certificate: CertificatePolicy = CertificatePolicy.WARN
     drop_ca_file: str | None = None
     pool: str | None = None
+    scratch: str | None = None
+    scratch_reserve: int = GIB
     spool_limit: int = GIB
     keep_partial: float = 24 * 3600.0
     read_ahead: int = MIB
@@ -160,6 +164,8 @@ _PARSERS: dict[str, Callable[[str], int | float | str]] = {
     "drop_certificate": _one_of(CertificatePolicy),
     "drop_ca_file": os.path.abspath,
     "pool": str,
+    "scratch": os.path.abspath,
+    "scratch_reserve": parse_size,
     "spool_limit": parse_size,
     "keep_partial": parse_duration,
     "read_ahead": parse_size,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ovafs.errors import InvalidDefinition, MachineNotFound, NameTaken
+from ovafs.errors import InvalidDefinition, MachineNotFound, NameTaken, StaleHandle
 from ovafs.inventory import attachments, rows
 from ovafs.inventory.database import sqlite_errors
 from ovafs.inventory.destination import Taken
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Sequence
 
     from ovafs.inventory.attachments import Attachments
-    from ovafs.inventory.inventory import Snapshot
+    from ovafs.inventory.inventory import Backup, Snapshot
     from ovafs.inventory.receipts import Receipt
     from ovafs.model import Machine, MachineKind, StateKind, Volume
 
@@ -117,6 +117,14 @@ class Catalog(Journal):
         """
         with sqlite_errors(self._path), self._reader.read() as connection:
             return attachments.read_descriptor(connection, machine)
+
+    def can_back_up(self, machine: Machine) -> bool:  # noqa: ARG002 - none of them
+        """Never: what runs a machine of a pool is not known."""
+        return False
+
+    def begin_backup(self, machine: Machine) -> Backup:
+        """Raises StaleHandle: see :meth:`can_back_up`."""
+        raise StaleHandle(f"{machine.name}: no backup of a machine in a pool can be made")
 
     def volume_uuids(self) -> set[str]:
         """UUIDs of the volumes that machines are on."""

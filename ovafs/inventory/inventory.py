@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from ovafs.units import GIB
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
+    from ovafs.formats.nbd import Export
     from ovafs.model import Machine, MachineKind, StateKind
 
 
@@ -28,6 +31,48 @@ class Snapshot(NamedTuple):
 
     machines: list[Machine]
     damaged: list[DamagedMachine]
+
+
+class ScratchSpace(NamedTuple):
+    """Where backups of running machines keep what guests overwrite: a directory (None: the source's own choice).
+
+    ``reserve`` bytes of its file system stay free: a backup is given up before a guest could be harmed.
+    """
+
+    directory: str | None = None
+    reserve: int = GIB
+
+
+class Backup(Protocol):
+    """All disks of a running machine as they were at one moment, for as long as nobody ends it."""
+
+    @property
+    def exports(self) -> tuple[Export, ...]:
+        """Where the disks are served, in the machine's order."""
+        ...
+
+    @property
+    def failure(self) -> str:
+        """Why it has ended; "" while it has not."""
+        ...
+
+    @property
+    def began(self) -> float:
+        """The moment, in seconds since 1970."""
+        ...
+
+    @property
+    def scratch_used(self) -> int:
+        """Bytes that the guest has overwritten since, as known last."""
+        ...
+
+    def look(self) -> str:
+        """Find out at once whether it has ended; returns ``failure``. Blocks."""
+        ...
+
+    def end(self) -> None:
+        """Let the machine go; idempotent."""
+        ...
 
 
 class Inventory(Protocol):
@@ -80,6 +125,17 @@ class Inventory(Protocol):
 
     def read_descriptor(self, machine: Machine) -> bytes | None:
         """The descriptor that the machine was imported from, byte for byte; None if there is none."""
+        ...
+
+    def can_back_up(self, machine: Machine) -> bool:
+        """Whether the machine runs, and a backup of its disks can be made; then they are not to be read themselves."""
+        ...
+
+    def begin_backup(self, machine: Machine) -> Backup:
+        """Begin a backup of a machine that runs. Raises StaleHandle (it was stopped), VolumeBusy, NoSpace, SourceError.
+
+        There is one at a time of a machine: who wants it shared has to share it.
+        """
         ...
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from ovafs.inventory.inventory import Snapshot
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from ovafs.inventory.inventory import Inventory
+    from ovafs.inventory.inventory import Backup, Inventory
     from ovafs.model import Machine, MachineKind, StateKind
 
 
@@ -96,6 +96,14 @@ class _SelectedInventory:
     def read_descriptor(self, machine: Machine) -> bytes | None:
         """As of the whole inventory."""
         return self._inventory.read_descriptor(machine)
+
+    def can_back_up(self, machine: Machine) -> bool:
+        """As of the whole inventory."""
+        return self._inventory.can_back_up(machine)
+
+    def begin_backup(self, machine: Machine) -> Backup:
+        """As of the whole inventory."""
+        return self._inventory.begin_backup(machine)
 
     def close(self) -> None:
         """Nothing is its own."""

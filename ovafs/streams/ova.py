@@ -72,7 +72,8 @@ class Package(Composite):
     """An OVA of ``descriptor``, ``texts`` and ``disks`` (names of the members, their content), as oVirt packs it.
 
     With disks the descriptor goes through :func:`pad_descriptor`. ``mtime``, in whole seconds since the epoch,
-    stands in every header. Raises ValueError for names that are equal or that tar headers cannot carry.
+    stands in every header. ``sizes`` are those of the disk files where they shall be larger than their content; zeros
+    follow. Raises ValueError for names that are equal or that tar headers cannot carry, and for sizes too small.
 
     ``size`` is that of the .ova file, ``stored`` what a sparse copy of it must store, both in bytes.
     """
@@ -86,6 +87,7 @@ class Package(Composite):
         disks: Sequence[tuple[str, StoredContent]],
         mtime: int,
         texts: Sequence[tuple[str, bytes]] = (),
+        sizes: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.members: list[Member] = []
@@ -93,8 +95,10 @@ class Package(Composite):
             descriptor = pad_descriptor(descriptor, sum(BLOCK + align_up(len(text), BLOCK) for _, text in texts))
         for name, text in (descriptor_name, descriptor), *texts:
             self._append_member(name, text, len(text), mtime)
-        sizes = member_sizes([content.size for _, content in disks])
+        sizes = member_sizes([content.size for _, content in disks] if sizes is None else sizes)
         for (name, content), size in zip(disks, sizes, strict=True):
+            if size < content.size:
+                raise ValueError(f"{content.size} bytes do not fit into member {name} of {size}")
             member = self._append_member(name, content, size, mtime)
             if member.data_offset % ALIGNMENT or size % BLOCK:
                 raise AssertionError(f"member {name}: {size} bytes at {member.data_offset} are not aligned")

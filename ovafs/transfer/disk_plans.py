@@ -1,4 +1,4 @@
-"""What is derived from the chain of a disk: remembered for the next open, and cached for the next mount."""
+"""What is derived from an open disk: remembered for the next open, and cached for the next mount."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ovafs import __version__
+from ovafs.errors import UnsupportedFeature
 from ovafs.streams.clusters import ClusterRuns
 from ovafs.streams.extents import ExtentMap
-from ovafs.streams.qcow2 import CLUSTER_BITS, l2_tables
+from ovafs.streams.qcow2 import CLUSTER_BITS, PlannedQcow2, l2_tables
 
 if TYPE_CHECKING:
-    from ovafs.storage.chain import Chain
     from ovafs.storage.map_cache import MapCache
+    from ovafs.storage.volume import Volume
 
 # What is read in less time is read again: a listing of many small images would write as many plans.
 WORTH_KEEPING_SECONDS = 0.002
@@ -44,7 +45,7 @@ class DiskPlan(NamedTuple):
 
 
 class DiskPlans:
-    """The plans of all chains; safe to use from several threads."""
+    """The plans of all disks; safe to use from several threads."""
 
     def __init__(self, cache: MapCache) -> None:
         self._cache = cache
@@ -52,20 +53,20 @@ class DiskPlans:
         self._cost = 0
         self._lock = threading.Lock()
 
-    def plan(self, chain: Chain) -> DiskPlan:
-        """The chain's plan: from memory, from the cache, or by reading its tables. Blocks.
+    def plan(self, volume: Volume) -> DiskPlan:
+        """The volume's plan: from memory, from the cache, or by reading its tables. Blocks.
 
-        Nothing is kept of a chain whose content can change without a trace. Raises what reading the tables raises.
+        Nothing is kept of one whose content can change without a trace. Raises what reading the tables raises.
         """
-        if chain.is_volatile:
-            return _read(chain)
-        key = _key(chain)
+        if volume.is_volatile:
+            return read_plan(volume)
+        key = _key(volume)
         plan = self._remembered(key)
         if plan is None:
             blob = self._cache.get(key)
             if blob is None:
                 begun = time.perf_counter()
-                plan = _read(chain)
+                plan = read_plan(volume)
                 if time.perf_counter() - begun > WORTH_KEEPING_SECONDS:
                     self._cache.put(key, _pack(plan))
             else:
@@ -91,19 +92,29 @@ class DiskPlans:
                 self._cost -= oldest.cost
 
 
-def _key(chain: Chain) -> bytes:
+def plan_disk(number: int, volume: Volume, plan: DiskPlan) -> PlannedQcow2:
+    """The image of the package's disk ``number``, which is ``volume``. Raises UnsupportedFeature: it is too large."""
+    volume.use_extents(plan.extents)
+    try:
+        return PlannedQcow2(number, volume.virtual_size, plan.runs, plan.tables)
+    except ValueError as error:  # more than qcow2 can hold
+        raise UnsupportedFeature(volume.path, str(error)) from None
+
+
+def _key(volume: Volume) -> bytes:
     """All that a plan is a function of.
 
     The formats count: one file can be a raw disk of one machine and a qcow2 image of another. So does the version of
     ovafs: another one may read the images in another way.
     """
     reader = (__version__, CLUSTER_BITS)
-    files = (chain.virtual_size, chain.formats, chain.identities())
+    files = (volume.virtual_size, volume.formats, volume.identities())
     return b"disk:" + hashlib.sha256(msgspec.msgpack.encode((reader, files))).digest()
 
 
-def _read(chain: Chain) -> DiskPlan:
-    extents = chain.read_extents()
+def read_plan(volume: Volume) -> DiskPlan:
+    """Find out what is stored, and plan it. Blocks. Raises what ``read_extents`` raises."""
+    extents = volume.read_extents()
     runs = ClusterRuns.from_extents(extents, CLUSTER_BITS)
     return DiskPlan(extents, runs, l2_tables(runs), hashlib.sha256(runs.to_bytes()).digest())
 

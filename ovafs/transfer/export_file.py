@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ovafs.transfer.export_plan import Block, Clone
-    from ovafs.transfer.packager import OpenPackage
+    from ovafs.transfer.open_package import OpenPackage
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,13 @@ def begin_export(package: OpenPackage, destination: str, *, resume: bool, replac
     if any(_is_same_file(destination, path) for path, _ in package.description.files):
         raise ExportFailed(f"{destination} is an image of the machine itself", "give another name")
     if resume and package.description.volatile:
+        why = (
+            "the machine runs"
+            if package.description.is_live
+            else "a disk of the machine is a block device, whose content can change unnoticed"
+        )
         raise ExportFailed(
-            "a disk of the machine is a block device, whose content can change unnoticed: no export of it is resumed",
+            f"{why}: no export of it is resumed",
             f"remove {destination}.tmp if it exists, and export again without --resume",
         )
     start = PartialFile.resume if resume else PartialFile.create
@@ -75,7 +80,7 @@ async def export_file(
     copier = _Copier(package, partial, on_progress)
     try:
         await copier.run()
-        await trio.to_thread.run_sync(_check_unchanged, package)
+        await trio.to_thread.run_sync(package.check_unchanged)
         await trio.to_thread.run_sync(lambda: partial.finish(package.description.mtime_ns, replace=replace))
     except (VolumeChanged, InvalidImage):
         useful = False
@@ -102,13 +107,13 @@ class _Copier:
     async def run(self) -> None:
         """Write everything; raises what goes wrong first."""
         sharing = await trio.to_thread.run_sync(self._prepare)
-        chains = self._package.chains
+        volumes = self._package.volumes
         writing: Block | None = None
-        for block in blocks(self._package.package, chains, self.start, sharing):
+        for block in blocks(self._package.package, volumes, self.start, sharing):
             await trio.lowlevel.checkpoint()  # reading what is in memory has none
             buffer = self._buffers[0]
             for copy in block.copies:
-                await execute(copy.segments, chains, _part(buffer, block, copy.offset, copy.length))
+                await execute(copy.segments, volumes, _part(buffer, block, copy.offset, copy.length))
             await self._written(writing)
             self._writer.start(self._write, block, buffer)
             self._buffers.reverse()
@@ -132,7 +137,7 @@ class _Copier:
         target = self._partial.fd
         alignment = block_size(target)
         scratch = align_up(self._package.size, alignment)
-        files = {file for chain in self._package.chains for file in chain.files}
+        files = {file for volume in self._package.volumes for file in volume.files}
         sharing = Sharing({file for file in files if can_clone(file.fileno(), target, scratch)}, alignment)
         log.debug("blocks of %d of %d files can be shared", len(sharing.files), len(files))
         self._check_space(sharing)
@@ -146,7 +151,7 @@ class _Copier:
         if not status.f_blocks:  # as ramfs and some network file systems say: it does not know
             return
         if needed > free and sharing.files:
-            rest = blocks(self._package.package, self._package.chains, self.start, sharing)
+            rest = blocks(self._package.package, self._package.volumes, self.start, sharing)
             needed = sum(copy.length for block in rest for copy in block.copies)
         if needed > free:
             raise NoSpace(
@@ -171,7 +176,7 @@ class _Copier:
         refused = await self._writer.result() or []
         for clone in refused:
             data = memoryview(bytearray(clone.length))
-            await execute([clone.source], self._package.chains, data)
+            await execute([clone.source], self._package.volumes, data)
             await trio.to_thread.run_sync(self._partial.write, data, clone.offset)
         moved = sum(clone.length for clone in refused)
         self.copied += sum(copy.length for copy in block.copies) + moved
@@ -192,11 +197,6 @@ class _Copier:
 def _part(buffer: memoryview, block: Block, offset: int, length: int) -> memoryview:
     """The place in the block's buffer of what lies at ``offset`` of the package."""
     return buffer[offset - block.offset : offset - block.offset + length]
-
-
-def _check_unchanged(package: OpenPackage) -> None:
-    for chain in package.chains:
-        chain.check_unchanged()
 
 
 def _is_same_file(left: str, right: str) -> bool:

@@ -11,8 +11,8 @@ from ovafs.units import align_up
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from ovafs.storage.chain import Chain
     from ovafs.storage.source_file import SourceFile
+    from ovafs.storage.volume import Volume
     from ovafs.streams.ova import Package
     from ovafs.streams.segment import Segment
 
@@ -58,7 +58,7 @@ class Sharing(NamedTuple):
     alignment: int
 
 
-def blocks(package: Package, chains: Sequence[Chain], start: int, sharing: Sharing) -> Iterator[Block]:
+def blocks(package: Package, volumes: Sequence[Volume], start: int, sharing: Sharing) -> Iterator[Block]:
     """The blocks from ``start`` to the end of the package; each ends at a multiple of BLOCK, or with the package."""
     while start < package.size:
         end = min(start - start % BLOCK + BLOCK, package.size)
@@ -67,7 +67,7 @@ def blocks(package: Package, chains: Sequence[Chain], start: int, sharing: Shari
         for segment in package.plan(start, end - start):
             clones = []
             if isinstance(segment, SourceRange) and sharing.files:
-                clones = list(_clones(chains[segment.disk], segment, offset, sharing))
+                clones = list(_clones(volumes[segment.disk], segment, offset, sharing))
             if not isinstance(segment, Zero):
                 _add_copies(block.copies, segment, offset, clones)
             block.clones.extend(clones)
@@ -76,16 +76,16 @@ def blocks(package: Package, chains: Sequence[Chain], start: int, sharing: Shari
         start = end
 
 
-def _clones(chain: Chain, wanted: SourceRange, offset: int, sharing: Sharing) -> Iterator[Clone]:
+def _clones(volume: Volume, wanted: SourceRange, offset: int, sharing: Sharing) -> Iterator[Clone]:
     """The aligned parts of ``wanted``, which lies at ``offset`` of the package, that can be shared."""
-    extents = chain.extents
+    extents = volume.extents
     to_package = offset - wanted.guest_offset
     end = wanted.guest_offset + wanted.length
     for index in range(extents.first_after(wanted.guest_offset), len(extents)):
         extent = extents[index]
         if extent.start >= end:
             return
-        file = chain.files[extent.layer]
+        file = volume.files[extent.layer]
         if extent.kind != Kind.DATA or file not in sharing.files:
             continue
         first = align_up(max(extent.start, wanted.guest_offset) + to_package, sharing.alignment)

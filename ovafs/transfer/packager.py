@@ -6,14 +6,14 @@ Everything here blocks and runs in worker threads. The steps of a description, c
    still holds (no file is opened: a listing of ten thousand machines costs ten thousand ``stat`` calls);
 2. else the chains are opened and locked, and each disk's extents come from the cache, by the identity of its files;
 3. else the extents are read from the images' tables and kept in the cache.
+
+A machine that runs, which its locks tell, is left to ``live``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
-import os
 import time
 from itertools import count
 from typing import TYPE_CHECKING
@@ -21,29 +21,25 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ovafs import __version__
-from ovafs.errors import StaleHandle, UnsupportedFeature, VolumeChanged
-from ovafs.formats.ovf.ovirt import STATE_FILES, DiskFile, descriptor_name, write_ovf
+from ovafs.errors import StaleHandle, VolumeBusy, VolumeChanged
 from ovafs.model import Machine, definition_digest
 from ovafs.storage.chain import Chain, open_chain
-from ovafs.storage.volume import FileIdentity
-from ovafs.streams.ova import Package, member_sizes
-from ovafs.streams.qcow2 import PlannedQcow2
-from ovafs.transfer.disk_plans import DiskPlans
-from ovafs.transfer.execute import execute
+from ovafs.transfer.assembly import Assembler
+from ovafs.transfer.description import LAYOUT_VERSION, Description, digest, generation, newest, still_holds
+from ovafs.transfer.disk_plans import DiskPlans, plan_disk
+from ovafs.transfer.live import LivePackager
+from ovafs.transfer.open_package import OpenPackage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from ovafs.model import StateKind
+    from ovafs.inventory.inventory import Inventory
     from ovafs.storage.map_cache import MapCache
-    from ovafs.transfer.disk_plans import DiskPlan
+    from ovafs.streams.ova import Package
 
 log = logging.getLogger(__name__)
 
-DIALECT = "ovirt"
-
-# Part of every generation: to be raised when a new version of ovafs writes other bytes for the same machine.
-LAYOUT_VERSION = 1
+_ATTEMPTS = 3
 
 # A file that was changed within one tick of the kernel's clock can be changed again without a new timestamp
 # (up to 10 ms with HZ=100 before kernel 6.13). Identities younger than this are not believed yet.
@@ -52,67 +48,14 @@ TIMESTAMP_GRANULARITY_NS = 20_000_000
 # The same where times are whole seconds, or every second one.
 COARSE_GRANULARITY_NS = 2_000_000_000
 
-Files = tuple[tuple[str, FileIdentity], ...]
-
-
-class Description(msgspec.Struct, frozen=True):
-    """What ``stat`` needs to know of a machine's package; enough to see whether it still holds.
-
-    ``generation`` is a hex digest; ``size`` and ``stored`` (what is not known to be zero) are in bytes;
-    ``files`` are all files of all chains. ``volatile`` says that some content can change without a trace
-    (block devices), so that nothing derived from it may be kept.
-    """
-
-    generation: str
-    size: int
-    stored: int
-    mtime_ns: int
-    files: Files
-    volatile: bool = False
-
-
-class OpenPackage:
-    """A pinned generation: the plan of its bytes, and the open, locked volumes behind it."""
-
-    def __init__(self, package: Package, chains: Sequence[Chain], description: Description) -> None:
-        self.package = package
-        self.chains = chains
-        self.description = description
-
-    @property
-    def size(self) -> int:
-        """Exact number of bytes of the .ova."""
-        return self.package.size
-
-    async def read_into(self, offset: int, buffer: memoryview) -> int:
-        """Fill ``buffer`` from ``offset`` on; returns the number of bytes, less than asked only at the end.
-
-        Raises VolumeChanged when an image changed since the package was opened, ReadFailed, InvalidImage.
-        """
-        length = min(len(buffer), self.package.size - offset)
-        if length <= 0:
-            return 0
-        await execute(self.package.plan(offset, length), self.chains, buffer[:length])
-        return length
-
-    def check_unchanged(self) -> None:
-        """Raise VolumeChanged if an image changed since the package was opened."""
-        for chain in self.chains:
-            chain.check_unchanged()
-
-    def close(self) -> None:
-        """Release every file and lock; idempotent."""
-        for chain in self.chains:
-            chain.close()
-
 
 class Packager:
     """Describes and opens packages; safe to use from several threads."""
 
-    def __init__(self, cache: MapCache, read_state: Callable[[Machine, StateKind], bytes]) -> None:
-        """``read_state`` gives the text of a state that a machine has; the inventory's."""
+    def __init__(self, cache: MapCache, inventory: Inventory) -> None:
         self._cache = cache
-        self._read_state = read_state
+        self._assembler = Assembler(inventory.read_state)
+        self._live = LivePackager(inventory, self._assembler)
         self._descriptions: dict[bytes, Description] = {}
         self._not_cached: set[bytes] = set()
         self._disk_plans = DiskPlans(cache)
@@ -136,35 +79,60 @@ class Packager:
         """
         key = _description_key(machine)
         known = self._known(key)
-        if known is not None and _still_holds(known.files):
+        if known is not None and still_holds(known.files):
             return known
-        with contextlib.ExitStack() as stack:
-            chains = _open_chains(machine, stack)
-            package, description = self._plan(machine, chains)
-            for chain in chains:
-                chain.check_unchanged()
+        try:
+            with contextlib.ExitStack() as stack:
+                chains = _open_chains(machine, stack)
+                package, description = self._plan(machine, chains)
+                for chain in chains:
+                    chain.check_unchanged()
+        except VolumeBusy:
+            if not self._live.is_running(machine):
+                raise
+            return self._live.describe(machine)
         log.debug("planned %s: %d bytes, generation %s", machine.name, package.size, description.generation)
         self._keep(key, description)
         return description
 
-    def open(self, machine: Machine, generation: str) -> OpenPackage:
-        """Open and lock the machine's volumes and plan its package.
+    def open(self, machine: Machine, wanted: Description) -> OpenPackage:
+        """Open and lock the machine's volumes, or begin a backup of it where it runs, and plan its package.
 
-        Raises StaleHandle when that would be another generation than the one asked for; else as describe().
+        Raises StaleHandle when that would be another generation than the one that is ``wanted``; else as describe(),
+        and VolumeBusy, NoSpace, SourceError when a backup cannot begin.
         """
+        if wanted.is_live:
+            return self._live.open(machine, wanted)
         with contextlib.ExitStack() as undo:
-            chains = _open_chains(machine, undo)
+            try:
+                chains = _open_chains(machine, undo)
+            except VolumeBusy as error:
+                if not self._live.is_running(machine):
+                    raise
+                self._forget(_description_key(machine))  # which a guest that has not written yet does not disprove
+                raise StaleHandle(f"{machine.name}: it was started since it was looked up") from error
             package, description = self._plan(machine, chains)
-            if description.generation != generation:
+            if description.generation != wanted.generation:
                 self._keep(_description_key(machine), description)
                 raise StaleHandle(f"{machine.name}: its definition or an image changed since it was looked up")
             undo.pop_all()
         return OpenPackage(package, chains, description)
 
+    def open_present(self, machine: Machine) -> OpenPackage:
+        """Describe and open, again if something changed in between. Raises as describe() and open() do."""
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(StaleHandle):
+                return self.open(machine, self.describe(machine))
+        return self.open(machine, self.describe(machine))
+
     def _keep(self, key: bytes, description: Description) -> None:
         if not description.volatile:
             self._descriptions[key] = description
             self._cache.put(key, msgspec.msgpack.encode(description))
+
+    def _forget(self, key: bytes) -> None:
+        self._descriptions.pop(key, None)
+        self._not_cached.add(key)
 
     def _known(self, key: bytes) -> Description | None:
         known = self._descriptions.get(key)
@@ -174,22 +142,14 @@ class Packager:
 
     def _plan(self, machine: Machine, chains: Sequence[Chain]) -> tuple[Package, Description]:
         plans = [self._disk_plans.plan(chain) for chain in chains]
-        disks = [_plan_disk(number, chain, plan) for number, chain, plan in zip(count(), chains, plans, strict=False)]
-        sizes = member_sizes([disk.size for disk in disks])
-        ovf = write_ovf(
-            machine,
-            [DiskFile(chain.virtual_size, size) for chain, size in zip(chains, sizes, strict=True)],
-        )
-        names = [disk.volume.uuid for disk in machine.disks]
-        texts = [(STATE_FILES[kind], self._read_state(machine, kind)) for kind in machine.states]
-        members = list(zip(names, disks, strict=True))
-        package = Package(descriptor_name(machine), ovf, members, machine.modified, texts)
+        disks = [plan_disk(number, chain, plan) for number, chain, plan in zip(count(), chains, plans, strict=False)]
+        package, ovf = self._assembler.assemble(machine, disks)
         files = tuple(stamp for chain in chains for stamp in chain.identities())
         description = Description(
-            generation=_generation(machine, files, [ovf, *(plan.layout for plan in plans)]),
+            generation=generation(machine, files, [ovf, *(plan.layout for plan in plans)]),
             size=package.size,
             stored=package.stored,
-            mtime_ns=_newest(machine, files),
+            mtime_ns=newest(machine, files),
             files=files,
             volatile=any(chain.is_volatile for chain in chains),
         )
@@ -210,7 +170,7 @@ def _open_chains(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
         stack.close()
         chains = _open_once(machine, stack)
         if _too_young(chains):
-            raise VolumeChanged(chains[0].files[0].path, "a file of the machine changes at this moment")
+            raise VolumeChanged(chains[0].path, "a file of the machine changes at this moment")
     return chains
 
 
@@ -234,52 +194,6 @@ def _too_young(chains: Iterable[Chain]) -> int:
     return wait
 
 
-def _plan_disk(number: int, chain: Chain, plan: DiskPlan) -> PlannedQcow2:
-    chain.use_extents(plan.extents)
-    try:
-        return PlannedQcow2(number, chain.virtual_size, plan.runs, plan.tables)
-    except ValueError as error:  # more than qcow2 can hold
-        raise UnsupportedFeature(chain.files[0].path, str(error)) from None
-
-
 def _description_key(machine: Machine) -> bytes:
     """For this version of ovafs only: another one may read the images in another way."""
-    return b"ova:" + _digest([__version__, LAYOUT_VERSION, definition_digest(machine)])
-
-
-def _still_holds(files: Files) -> bool:
-    """True when every file is what it was; a file that is missing now is for the caller to find out about."""
-    for path, identity in files:
-        try:
-            now = os.stat(path)
-        except OSError:
-            return False
-        if (now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) != identity:
-            return False
-    return True
-
-
-def _generation(machine: Machine, files: Files, contents: Sequence[bytes]) -> str:
-    """What the package's bytes are a function of; ``contents`` are its descriptor and the layouts of its disks.
-
-    The layouts follow from the files, but not from their identities alone: what a file system reports as a hole can
-    change while the file does not (tmpfs, once somebody maps the file and reads it), and a block device has no
-    identity that is worth much. Another layout is another generation then, never other bytes of the same.
-
-    Paths are not part of it beyond what the definition names: a moved mount point changes no byte.
-    """
-    identities = [identity for _, identity in files]
-    return _digest([LAYOUT_VERSION, DIALECT, definition_digest(machine), identities, contents]).hex()
-
-
-def _newest(machine: Machine, files: Files) -> int:
-    """The time of the last change of anything in the package, in nanoseconds.
-
-    ``ctime`` counts, not ``mtime``: a tool that compares only size and time (rsync) must see every new generation,
-    also one whose images got an old ``mtime`` back, and ``mtime`` can be set to the future.
-    """
-    return max([machine.modified * 1_000_000_000, *(identity.ctime_ns for _, identity in files)])
-
-
-def _digest(value: object) -> bytes:
-    return hashlib.sha256(msgspec.msgpack.encode(value)).digest()
+    return b"ova:" + digest([__version__, LAYOUT_VERSION, definition_digest(machine)])

@@ -1,5 +1,8 @@
 """Open files: handles share the pinned package of their generation, which is released after the last of them.
 
+A machine that runs is read from a backup of it, of which there can be one: as long as it is open, the machine's name
+stands for it. It is kept for ``GRACE_SECONDS`` after the last handle, for readers that open the file for each piece.
+
 Concurrency: ``_Pin.lock`` lets one task open a package while others wait for it. Counting and releasing have no
 ``await``; files are closed in a thread.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -16,12 +19,24 @@ from ovafs.errors import OvafsError, StaleHandle, VolumeChanged
 from ovafs.vfs.threads import close_later
 
 if TYPE_CHECKING:
+    from ovafs.inventory.inventory import Backup
     from ovafs.model import Machine
-    from ovafs.transfer.packager import OpenPackage, Packager
+    from ovafs.transfer.open_package import OpenPackage
+    from ovafs.transfer.packager import Packager
     from ovafs.vfs.nodes import MachineFile
     from ovafs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 2.0
+
+
+class OpenFile(NamedTuple):
+    """A generation that is open, in ``readers`` handles; ``backup`` if the machine runs."""
+
+    machine: Machine
+    readers: int
+    backup: Backup | None
 
 
 class _Pin:
@@ -62,8 +77,9 @@ class Handles:
                 else:
                     await self._check_unchanged(pin.package, node)
         except BaseException:
-            if package := self._drop(pin):
-                package.close()
+            pin.handles -= 1
+            if not pin.handles and (package := self._let_go(pin)):
+                close_later(package)
             raise
         self._last_handle += 1
         self._handles[self._last_handle] = pin
@@ -86,13 +102,23 @@ class Handles:
                 log.error("%s: read at %d (%s): %s", pin.node.machine.name, offset, place, error)  # noqa: TRY400
             raise
 
-    def opened(self) -> list[tuple[Machine, int]]:
-        """The machines that are open, and how many handles hold each generation."""
-        return [(pin.node.machine, pin.handles) for pin in self._pins.values() if pin.package is not None]
+    def opened(self) -> list[OpenFile]:
+        """What is open; also a backup that is in its time of grace."""
+        return [
+            OpenFile(pin.node.machine, pin.handles, pin.package.backup)
+            for pin in self._pins.values()
+            if pin.package is not None
+        ]
 
     def release(self, handle: int) -> None:
         """Close a handle; the last one of a generation releases its files and locks."""
-        if package := self._drop(self._handles.pop(handle)):
+        pin = self._handles.pop(handle)
+        pin.handles -= 1
+        if pin.handles:
+            return
+        if pin.node.is_held:
+            trio.lowlevel.spawn_system_task(self._let_go_later, pin)
+        elif package := self._let_go(pin):
             close_later(package)
 
     def close(self) -> None:
@@ -103,12 +129,18 @@ class Handles:
         self._pins.clear()
         self._handles.clear()
 
-    def _drop(self, pin: _Pin) -> OpenPackage | None:
-        """Count one handle less; returns the package to be closed when that was the last."""
-        pin.handles -= 1
-        if pin.handles:
-            return None
-        self._pins.pop(pin.node.inode, None)
+    async def _let_go_later(self, pin: _Pin) -> None:
+        await trio.sleep(GRACE_SECONDS)
+        if not pin.handles and (package := self._let_go(pin)):
+            close_later(package)
+
+    def _let_go(self, pin: _Pin) -> OpenPackage | None:
+        """Forget a pin that no handle holds; returns the package to be closed, if there is one still."""
+        if self._pins.get(pin.node.inode) is pin:
+            del self._pins[pin.node.inode]
+        if pin.node.backup is not None:
+            pin.node.backup = None
+            self._tree.retire(pin.node)
         package, pin.package = pin.package, None
         return package
 
@@ -122,16 +154,22 @@ class Handles:
 
     async def _open_package(self, node: MachineFile) -> OpenPackage:
         opening = _Opening(self._packager, node)
+        node.is_opening = node.description.is_live
         try:
-            return await self._tree.threads.answer(node.machine.uuid, node.machine.name, opening.run)
+            package = await self._tree.threads.answer(node.machine.uuid, node.machine.name, opening.run)
+            node.backup = package.backup
         except StaleHandle:
+            node.is_opening = False
             self._tree.doubt(node)
             raise
         except OvafsError as error:
+            node.is_opening = False
             self._tree.failed(node, error)
             raise
         finally:
+            node.is_opening = False
             opening.give_up_unless_done()
+        return package
 
 
 class _Opening:
@@ -145,7 +183,7 @@ class _Opening:
         self._is_given_up = False
 
     def run(self) -> OpenPackage:
-        package = self._packager.open(self._node.machine, self._node.description.generation)
+        package = self._packager.open(self._node.machine, self._node.description)
         with self._lock:
             self._is_done = True
             if self._is_given_up:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from ovafs.transfer.packager import DIALECT
+from ovafs.transfer.description import DIALECT
 
 if TYPE_CHECKING:
+    from ovafs.inventory.inventory import Backup
     from ovafs.model import Machine, MachineKind
-    from ovafs.transfer.packager import Description
+    from ovafs.transfer.description import Description
 
 ROOT_INODE = 1
 CONTROL_INODE = 5
@@ -41,7 +42,7 @@ class Directory(NamedTuple):
 class MachineFile:
     """One generation of a machine's .ova; its inode stands for these bytes and never for others."""
 
-    __slots__ = ("description", "inode", "is_current", "lookups", "machine")
+    __slots__ = ("backup", "description", "inode", "is_current", "is_opening", "lookups", "machine")
 
     def __init__(self, inode: int, machine: Machine, description: Description) -> None:
         self.inode = inode
@@ -49,6 +50,13 @@ class MachineFile:
         self.description = description
         self.lookups = 0  # references that the kernel holds
         self.is_current = False  # some name stands for it now
+        self.is_opening = False  # a backup of the running machine begins
+        self.backup: Backup | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether its name goes on to stand for it, since all readers share the backup of a running machine."""
+        return self.is_opening or (self.backup is not None and not self.backup.failure)
 
     @property
     def attributes(self) -> Attributes:

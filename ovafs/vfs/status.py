@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ovafs.vfs.drop.folder import DropFolder
-    from ovafs.vfs.handles import Handles
+    from ovafs.vfs.handles import Handles, OpenFile
     from ovafs.vfs.tree import Entry, Tree
 
 _MOST_REASONS = 100
@@ -43,13 +43,25 @@ class MachineCounts(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
+class OpenBackup(msgspec.Struct, frozen=True, kw_only=True):
+    """The backup that a running machine is read from: since when its administrator waits with snapshots and the like.
+
+    ``scratch_used`` are the bytes that the guest has overwritten since. ``failure``: why it has ended, or "".
+    """
+
+    since: float
+    scratch_used: int
+    failure: str
+
+
 class OpenMachine(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine whose .ova is open, in ``readers`` handles."""
+    """A machine whose .ova is open, in ``readers`` handles; ``backup`` is null unless it runs."""
 
     name: str
     kind: str
     uuid: str
     readers: int
+    backup: OpenBackup | None = None
 
 
 class MountStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,10 +114,7 @@ class StatusWriter:
             now=time.time(),
             options=self._options,
             machines=await self._machines(),
-            open=[
-                OpenMachine(name=_text(machine.name), kind=machine.kind, uuid=machine.uuid, readers=readers)
-                for machine, readers in self._handles.opened()
-            ],
+            open=[_open_machine(file) for file in self._handles.opened()],
             drop=None if self._drop is None else await drop_status(self._drop),
         )
         return msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n"
@@ -120,6 +129,17 @@ class StatusWriter:
             reasons=broken[:_MOST_REASONS],
             problem="" if problem is None else _text(str(problem)),
         )
+
+
+def _open_machine(file: OpenFile) -> OpenMachine:
+    machine, backup = file.machine, None
+    if file.backup is not None:
+        backup = OpenBackup(
+            since=file.backup.began, scratch_used=file.backup.scratch_used, failure=_text(file.backup.failure)
+        )
+    return OpenMachine(
+        name=_text(machine.name), kind=machine.kind, uuid=machine.uuid, readers=file.readers, backup=backup
+    )
 
 
 def _broken(entry: Entry) -> BrokenMachine | None:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from ovafs.inventory.inventory import Inventory
-    from ovafs.transfer.packager import Description, Packager
+    from ovafs.transfer.description import Description
+    from ovafs.transfer.packager import Packager
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +69,14 @@ class Entry:
         self.checked = float("-inf")
 
     @property
+    def is_held(self) -> bool:
+        """Whether all who come are to share the generation that is open."""
+        return self.node is not None and self.node.is_held
+
+    @property
     def is_fresh(self) -> bool:
-        """True while the last look at the storage is recent enough."""
-        return trio.current_time() - self.checked < FRESH_SECONDS
+        """True while the last look at the storage is recent enough, or does not matter."""
+        return self.is_held or trio.current_time() - self.checked < FRESH_SECONDS
 
 
 class Tree:
@@ -191,6 +197,13 @@ class Tree:
             if entry.node is node:
                 entry.checked = float("-inf")
 
+    def retire(self, node: MachineFile) -> None:
+        """What the node stood for is gone: its name stands for what is found next."""
+        for entry in self._entries[node.machine.kind].values():
+            if entry.node is node:
+                entry.checked = float("-inf")
+                self._place(entry, None)
+
     def failed(self, node: MachineFile, error: OvafsError) -> None:
         """The machine could not be opened: its name says so until its storage is looked at again."""
         for entry in self._entries[node.machine.kind].values():
@@ -232,6 +245,7 @@ class Tree:
             entry = before.get(uuid)
             if entry is None or entry.name != name or entry.machine != after[uuid]:
                 entry = Entry(name, after[uuid])
+            entry.checked = float("-inf")  # whatever changed may be what it shows: a machine was started
             merged[name] = entry
         return merged
 
@@ -299,6 +313,8 @@ class Tree:
         """Put a description, or an error, in place; no await, so the new state appears in one step."""
         if self._entries[entry.machine.kind].get(entry.name) is not entry:
             return  # the catalog changed meanwhile
+        if entry.is_held:
+            return  # it was opened meanwhile
         entry.checked = trio.current_time()
         if isinstance(result, OvafsError):
             if str(result) != str(entry.error):

@@ -13,7 +13,6 @@ import pytest
 from tests.support import processes
 from tests.support.libvirtd import own_libvirt
 from tests.support.mount import PATIENCE, mounted
-from tests.support.oracles import extract
 from tests.support.packages import (
     MIB,
     QCOW2,
@@ -149,17 +148,3 @@ def test_an_import_without_a_mount(libvirt: Libvirt, tmp_path: Path) -> None:
     refused = ovafs("import", libvirt.uri, source, "--on-clash", "refuse", status=1)
     assert "the name 'alone' is taken" in refused.stderr
     assert libvirt.domains().count("alone") == 1
-
-
-def test_a_running_machine_is_refused_and_then_readable(libvirt: Libvirt, tmp_path: Path) -> None:
-    ovafs("import", libvirt.uri, package(tmp_path, "runs", "qcow2"))
-    with mounted(libvirt.uri, tmp_path) as mount:
-        mount.expect_log("another process writes to it")
-        file, copy = mount.path / "vms" / "runs.ova", tmp_path / "copy.ova"
-        libvirt.virsh("start", "runs")
-        result = run("cp", file, copy, status=1)
-        assert "Device or resource busy" in result.stderr
-        libvirt.virsh("destroy", "runs")
-        run("cp", file, copy)
-    (image,) = [path for path in extract(copy, tmp_path / "unpacked") if path.name != "vm.ovf"]
-    assert guest_bytes(str(image), "qcow2", tmp_path) == DISK

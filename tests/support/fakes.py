@@ -8,12 +8,13 @@ import trio
 
 from ovafs.inventory.inventory import DamagedMachine, Snapshot
 from ovafs.model import Machine, MachineKind, definition_digest
-from ovafs.transfer.packager import Description
+from ovafs.transfer.description import Description
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
     from ovafs.errors import OvafsError
+    from ovafs.inventory.inventory import Backup
     from ovafs.model import StateKind
 
 UUID = "00000000-0000-4000-8000-{:012d}"
@@ -72,8 +73,31 @@ class MemoryInventory:
     def read_descriptor(self, machine: Machine) -> bytes | None:
         return None
 
+    def can_back_up(self, machine: Machine) -> bool:
+        return False
+
+    def begin_backup(self, machine: Machine) -> Backup:
+        raise AssertionError(f"{machine.name} does not run")
+
     def close(self) -> None:
         pass
+
+
+class FakeBackup:
+    """A backup that a test lets fail."""
+
+    exports = ()
+    began = 0.0
+    scratch_used = 0
+
+    def __init__(self) -> None:
+        self.failure = ""
+
+    def look(self) -> str:
+        return self.failure
+
+    def end(self) -> None:
+        """The package is closed."""
 
 
 class FakePackage:
@@ -86,6 +110,7 @@ class FakePackage:
         self.package = self
         self.is_open = True
         self.failure: Exception | None = None
+        self.backup = FakeBackup() if description.is_live else None
 
     async def read_into(self, offset: int, buffer: memoryview) -> int:
         if self.failure is not None:
@@ -120,6 +145,7 @@ class FakePackager:
         self.described: list[str] = []
         self.opened: list[FakePackage] = []
         self.volatile = False
+        self.announced: tuple[int, ...] | None = None
 
     def preload(self, machines: Iterable[Machine]) -> None:
         pass
@@ -136,13 +162,14 @@ class FakePackager:
             mtime_ns=(1_700_000_000 + salt) * 10**9,
             files=(),
             volatile=self.volatile,
+            announced=self.announced,
         )
 
-    def open(self, machine: Machine, generation: str) -> FakePackage:
+    def open(self, machine: Machine, wanted: Description) -> FakePackage:
         from ovafs.errors import StaleHandle
 
         description = self.describe(machine)
-        if description.generation != generation:
+        if description.generation != wanted.generation:
             raise StaleHandle(f"{machine.name} changed")
         package = FakePackage(description)
         self.opened.append(package)

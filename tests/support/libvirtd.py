@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -48,16 +49,48 @@ mount --rbind "$dev" /dev
 """
 
 
+# Started again when it ends, in the same mount namespace, until the shell is told to end.
+_DAEMON = """
+trap 'kill $child; wait $child; exit 0' TERM
+while true; do
+    libvirtd --pid-file "$pid" &
+    child=$!
+    wait $child || true
+done
+"""
+
+
 class Libvirt:
     """A running daemon; ``images`` is the directory of its storage pool "default"."""
 
     def __init__(self, folder: Path) -> None:
         self.images = folder / "images"
+        self.pid_file = folder / "libvirtd.pid"
+        self._folder = folder
         self.uri = f"qemu+unix:///system?socket={folder}/run/libvirt-sock"
 
     def virsh(self, *words: str | Path, status: int | None = 0) -> str:
         """Output of a command."""
         return run("virsh", "-c", self.uri, *words, status=status).stdout
+
+    def restart(self) -> None:
+        """End the daemon and wait for the next; guests go on."""
+        pid = int(self.pid_file.read_text())
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE
+        while os.path.exists(f"/proc/{pid}") or run("virsh", "-c", self.uri, "list", status=None).returncode:
+            assert time.monotonic() < deadline, "the next libvirtd does not answer"
+            time.sleep(0.05)
+
+    def define(self, name: str, devices: str, more: str = "") -> None:
+        """An emulated PC with these devices; ``more`` goes beside its memory."""
+        file = self._folder / f"{name}.xml"
+        file.write_text(
+            f"<domain type='qemu'><name>{name}</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>{more}"
+            f"<os><type arch='x86_64' machine='pc'>hvm</type></os>"
+            f"<devices>{devices}<memballoon model='none'/></devices></domain>"
+        )
+        self.virsh("define", file)
 
     def domains(self) -> list[str]:
         """Names, sorted."""
@@ -75,7 +108,7 @@ def own_libvirt(folder: Path) -> Iterator[Libvirt]:
     for name, text in _SETTINGS.items():
         (folder / name).write_text(text)
     binds = [f"mkdir -p {place} && mount --bind {folder / name} {place}" for name, place in _FOLDERS.items()]
-    script = "\n".join([*binds, f"dev={folder / 'dev'}", _OWN_DEVICES, "exec libvirtd"])
+    script = "\n".join([*binds, f"dev={folder / 'dev'}", _OWN_DEVICES, f"pid={libvirt.pid_file}", _DAEMON])
     with started("unshare", "-m", "bash", "-ec", script, log=folder / "libvirtd.log") as process:
         _wait(libvirt, process)
         try:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ovafs.model import StateKind
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -104,11 +103,6 @@ def judge_ova(ova: Path, machine: Machine, images: list[Image]) -> None:
         disk = in_place(ova, member)
         check_qcow2(disk)
         assert_same_disk(image.path, disk, image.format, "qcow2")
-
-
-def no_states(machine: Machine, kind: StateKind) -> bytes:
-    """For packages of machines that have no state."""
-    raise AssertionError(f"{machine.name} has no state of its {kind}")
 
 
 def raw_image(path: Path, size: int = 4 * MIB, *, seed: int = 1, hole: tuple[int, int] | None = None) -> Image:

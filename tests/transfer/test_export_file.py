@@ -16,17 +16,18 @@ from ovafs.storage.source_file import SourceFile
 from ovafs.transfer import export_file as module
 from ovafs.transfer.export_file import Exported, begin_export, export_file
 from ovafs.transfer.packager import Packager
+from tests.support.fakes import MemoryInventory
 from tests.support.filesystems import in_memory, loop_device
 from tests.support.images import create, io
 from tests.support.images import run as run_tool
-from tests.support.pools import Image, chain_image, judge_ova, no_states, pool_builder, raw_image
+from tests.support.pools import Image, chain_image, judge_ova, pool_builder, raw_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ovafs.model import Machine
-    from ovafs.transfer.packager import OpenPackage
+    from ovafs.transfer.open_package import OpenPackage
     from ovafs.transfer.partial_file import PartialFile
     from tests.support.pools import PoolBuilder
 
@@ -48,8 +49,8 @@ def target(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def opened(machine: Machine) -> Iterator[OpenPackage]:
-    packager = Packager(MapCache(None), no_states)
-    with contextlib.closing(packager.open(machine, packager.describe(machine).generation)) as package:
+    packager = Packager(MapCache(None), MemoryInventory())
+    with contextlib.closing(packager.open(machine, packager.describe(machine))) as package:
         yield package
 
 

@@ -19,11 +19,12 @@ from ovafs.inventory.rules import MAX_TIME, check_machine
 from ovafs.storage.chain import open_chain
 from ovafs.storage.map_cache import MapCache
 from ovafs.streams.qcow2 import l2_tables
-from ovafs.transfer import disk_plans
+from ovafs.transfer import assembly, disk_plans
 from ovafs.transfer import packager as packager_module
-from ovafs.transfer.packager import OpenPackage, Packager
+from ovafs.transfer.packager import Packager
+from tests.support.fakes import MemoryInventory
 from tests.support.filesystems import in_memory, on_loop
-from tests.support.pools import Image, PoolBuilder, chain_image, judge_ova, no_states, pool_builder, raw_image
+from tests.support.pools import Image, PoolBuilder, chain_image, judge_ova, pool_builder, raw_image
 from tests.support.processes import run
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ovafs.model import Machine
+    from ovafs.transfer.open_package import OpenPackage
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def builder(tmp_path: Path) -> Iterator[PoolBuilder]:
 @pytest.fixture
 def packager(tmp_path: Path) -> Iterator[Packager]:
     with contextlib.closing(MapCache(str(tmp_path / "maps.sqlite"))) as cache:
-        yield Packager(cache, no_states)
+        yield Packager(cache, MemoryInventory())
 
 
 async def read_all(package: OpenPackage, piece: int = 100_003) -> bytes:
@@ -55,7 +57,7 @@ async def read_all(package: OpenPackage, piece: int = 100_003) -> bytes:
 
 async def write_ova(packager: Packager, machine: Machine, path: Path) -> bytes:
     description = packager.describe(machine)
-    with contextlib.closing(packager.open(machine, description.generation)) as package:
+    with contextlib.closing(packager.open(machine, description)) as package:
         content = await read_all(package)
     path.write_bytes(content)
     assert len(content) == description.size
@@ -95,10 +97,10 @@ def test_description_is_found_again_without_opening_an_image(
     machine = builder.add("web", chain_image(builder.images, "b"))
     cache_path = str(tmp_path / "maps.sqlite")
     with contextlib.closing(MapCache(cache_path)) as cache:
-        first = Packager(cache, no_states).describe(machine)
+        first = Packager(cache, MemoryInventory()).describe(machine)
     monkeypatch.setattr(packager_module, "open_chain", None)
     with contextlib.closing(MapCache(cache_path)) as cache:
-        again = Packager(cache, no_states)
+        again = Packager(cache, MemoryInventory())
         again.preload([machine])
         assert again.describe(machine) == first
         assert again.describe(machine) is again.describe(machine)
@@ -107,8 +109,8 @@ def test_description_is_found_again_without_opening_an_image(
 def test_a_damaged_cache_is_only_slower(builder: PoolBuilder, tmp_path: Path) -> None:
     machine = builder.add("web", chain_image(builder.images, "b"))
     with contextlib.closing(MapCache(None)) as cache:
-        first = Packager(cache, no_states).describe(machine)
-        assert Packager(cache, no_states).describe(machine) == first
+        first = Packager(cache, MemoryInventory()).describe(machine)
+        assert Packager(cache, MemoryInventory()).describe(machine) == first
 
 
 @pytest.mark.parametrize("change", ["content", "size", "times", "permissions", "replaced"])
@@ -161,13 +163,13 @@ def test_opening_another_generation_is_stale(builder: PoolBuilder, packager: Pac
     before = packager.describe(machine)
     os.utime(image.path)
     with pytest.raises(StaleHandle, match="web: its definition or an image changed since it was looked up"):
-        packager.open(machine, before.generation)
+        packager.open(machine, before)
 
 
 async def test_a_change_under_an_open_package_is_an_error(builder: PoolBuilder, packager: Packager) -> None:
     image = raw_image(builder.images / "a.raw")
     machine = builder.add("web", image)
-    with contextlib.closing(packager.open(machine, packager.describe(machine).generation)) as package:
+    with contextlib.closing(packager.open(machine, packager.describe(machine))) as package:
         with image.path.open("r+b") as file:
             file.write(b"x")
         with pytest.raises(VolumeChanged, match="the file changed while it was in use"):
@@ -239,15 +241,15 @@ def test_another_layout_of_the_same_files_is_another_generation(builder: PoolBui
     with in_memory(tmp_path, "tmpfs", "size=8M") as folder:
         image = raw_image(folder / "a.raw")
         machine = builder.add("web", image)
-        before = Packager(MapCache(None), no_states).describe(machine)
+        before = Packager(MapCache(None), MemoryInventory()).describe(machine)
         fill_holes_by_mapping(image.path)
-        restarted = Packager(MapCache(None), no_states)
+        restarted = Packager(MapCache(None), MemoryInventory())
         after = restarted.describe(machine)
         assert after.files == before.files
         assert after.size > before.size
         with pytest.raises(StaleHandle):
-            restarted.open(machine, before.generation)
-        restarted.open(machine, after.generation).close()
+            restarted.open(machine, before)
+        restarted.open(machine, after).close()
 
 
 def test_a_description_that_an_open_disproves_is_replaced(
@@ -257,13 +259,13 @@ def test_a_description_that_an_open_disproves_is_replaced(
     with in_memory(tmp_path, "tmpfs", "size=8M") as folder:
         image = raw_image(folder / "a.raw")
         machine = builder.add("web", image)
-        packager = Packager(MapCache(None), no_states)
+        packager = Packager(MapCache(None), MemoryInventory())
         before = packager.describe(machine)
         fill_holes_by_mapping(image.path)
         packager.describe(builder.add("other", raw_image(builder.images / "b.raw")))  # the plan of "web" makes room
         with pytest.raises(StaleHandle):
-            packager.open(machine, before.generation)
-        packager.open(machine, packager.describe(machine).generation).close()
+            packager.open(machine, before)
+        packager.open(machine, packager.describe(machine)).close()
 
 
 def test_what_another_version_of_ovafs_kept_is_not_used(
@@ -281,12 +283,12 @@ def test_what_another_version_of_ovafs_kept_is_not_used(
 def test_descriptions_of_machines_that_are_gone_are_forgotten(
     builder: PoolBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packager = Packager(MapCache(None), no_states)
+    packager = Packager(MapCache(None), MemoryInventory())
     here, gone = builder.add("here"), builder.add("gone")
     packager.describe(here)
     packager.describe(gone)
     packager.preload([here])
-    monkeypatch.setattr(packager_module, "write_ovf", planned := Mock(wraps=write_ovf))
+    monkeypatch.setattr(assembly, "write_ovf", planned := Mock(wraps=write_ovf))
     packager.describe(here)
     planned.assert_not_called()
     packager.describe(gone)

@@ -14,9 +14,10 @@ from ovafs.storage.map_cache import MapCache
 from ovafs.transfer.export_file import Exported, begin_export, export_file
 from ovafs.transfer.packager import Packager
 from ovafs.transfer.reflink import block_size, can_clone, clone_range
+from tests.support.fakes import MemoryInventory
 from tests.support.filesystems import in_memory, on_loop
 from tests.support.images import create, io
-from tests.support.pools import Image, judge_ova, no_states, pool_builder
+from tests.support.pools import Image, judge_ova, pool_builder
 from tests.support.processes import run
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ovafs.model import Machine
-    from ovafs.transfer.packager import OpenPackage
+    from ovafs.transfer.open_package import OpenPackage
 
 MIB = 1 << 20
 
@@ -81,8 +82,8 @@ def test_no_reflinks(tmp_path: Path) -> None:
 
 
 def export(machine: Machine, destination: Path) -> Exported:
-    packager = Packager(MapCache(None), no_states)
-    package = packager.open(machine, packager.describe(machine).generation)
+    packager = Packager(MapCache(None), MemoryInventory())
+    package = packager.open(machine, packager.describe(machine))
     try:
         partial = begin_export(package, str(destination), resume=False, replace=False)
         return trio.run(lambda: export_file(package, partial, replace=False, on_progress=lambda _: None))
@@ -135,8 +136,8 @@ def test_the_bytes_are_those_of_the_plan(folder: Path, tmp_path: Path) -> None:
     image = make_chain(folder)
     with pool_builder(tmp_path) as pool:
         machine = pool.add("web", image)
-        packager = Packager(MapCache(None), no_states)
-        package = packager.open(machine, packager.describe(machine).generation)
+        packager = Packager(MapCache(None), MemoryInventory())
+        package = packager.open(machine, packager.describe(machine))
         try:
             expected = executed(package)
         finally:

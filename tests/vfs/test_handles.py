@@ -9,6 +9,8 @@ import pytest
 import trio
 
 from ovafs.errors import StaleHandle, VolumeBusy, VolumeChanged
+from ovafs.vfs import handles as handles_module
+from ovafs.vfs import tree as tree_module
 from ovafs.vfs.handles import Handles
 from ovafs.vfs.nodes import MachineFile
 from ovafs.vfs.tree import VMS, Tree
@@ -133,5 +135,71 @@ async def test_close_releases_everything() -> None:
     _, handles, packager, node = await start()
     await handles.open(node)
     await handles.open(node)
+    handles.close()
+    assert not packager.opened[0].is_open
+
+
+async def start_running(monkeypatch: pytest.MonkeyPatch) -> tuple[Tree, Handles, FakePackager, MachineFile]:
+    """A machine that runs: whenever it is looked at it has changed."""
+    monkeypatch.setattr(tree_module, "FRESH_SECONDS", 0)
+    packager = FakePackager()
+    packager.announced = (10_000,)
+    tree = Tree(MemoryInventory([machine(1)]), cast("Packager", packager))
+    node = await tree.lookup(VMS.inode, b"vm1.ova")
+    assert isinstance(node, MachineFile)
+    return tree, Handles(tree, cast("Packager", packager)), packager, node
+
+
+async def test_the_name_of_a_running_machine_stands_for_its_backup_while_it_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(handles_module, "GRACE_SECONDS", 1.0)
+    tree, handles, packager, node = await start_running(monkeypatch)
+    first = await handles.open(node)
+    packager.salt["vm1"] = 7
+    assert await tree.lookup(VMS.inode, b"vm1.ova") is node
+    second = await handles.open(node)
+    assert [(file.readers, file.backup) for file in handles.opened()] == [(2, packager.opened[0].backup)]
+    handles.release(first)
+    handles.release(second)
+    third = await handles.open(node)
+    await trio.sleep(1.2)
+    assert packager.opened[0].is_open, "somebody came within the time of grace"
+    handles.release(third)
+    await packager.opened[0].closed()
+    assert len(packager.opened) == 1
+    assert handles.opened() == []
+    found = await tree.lookup(VMS.inode, b"vm1.ova")
+    assert isinstance(found, MachineFile)
+    assert found.inode != node.inode
+
+
+async def test_a_backup_that_has_failed_is_no_longer_what_the_name_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, handles, packager, node = await start_running(monkeypatch)
+    handle = await handles.open(node)
+    packager.salt["vm1"] = 7
+    backup = packager.opened[0].backup
+    assert backup is not None
+    backup.failure = "the machine was stopped"
+    found = await tree.lookup(VMS.inode, b"vm1.ova")
+    assert isinstance(found, MachineFile)
+    assert found.inode != node.inode
+    handles.release(handle)
+    await packager.opened[0].closed()
+
+
+async def test_a_backup_that_cannot_begin_holds_nothing(
+    monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
+) -> None:
+    expect_log("vm1: vm1: libvirt works on this domain")
+    tree, handles, packager, node = await start_running(monkeypatch)
+    packager.failures["vm1"] = VolumeBusy("vm1", "libvirt works on this domain")
+    with pytest.raises(VolumeBusy):
+        await handles.open(node)
+    assert not node.is_held
+    del packager.failures["vm1"]
+    found = await tree.lookup(VMS.inode, b"vm1.ova")
+    assert isinstance(found, MachineFile)
+    handles.release(await handles.open(found))
     handles.close()
     assert not packager.opened[0].is_open

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ovafs.model import Machine
-    from ovafs.transfer.packager import Description, Packager
+    from ovafs.transfer.description import Description
+    from ovafs.transfer.packager import Packager
 
 
 class HangingPackager(FakePackager):
@@ -35,9 +36,9 @@ class HangingPackager(FakePackager):
         self._wait(machine)
         return super().describe(machine)
 
-    def open(self, machine: Machine, generation: str) -> FakePackage:
+    def open(self, machine: Machine, wanted: Description) -> FakePackage:
         self._wait(machine)
-        return super().open(machine, generation)
+        return super().open(machine, wanted)
 
     def _wait(self, machine: Machine) -> None:
         if machine.name in self.hanging:

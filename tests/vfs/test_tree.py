@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from ovafs.model import Machine
-    from ovafs.transfer.packager import Description, Packager
+    from ovafs.transfer.description import Description
+    from ovafs.transfer.packager import Packager
 
 
 def make_tree(inventory: MemoryInventory, packager: FakePackager) -> Tree:

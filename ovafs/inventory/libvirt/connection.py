@@ -38,6 +38,8 @@ RECONNECT_SECONDS = 5.0
 _KEEPALIVE_INTERVAL = 5
 _KEEPALIVE_COUNT = 3
 
+_HINT = "check that libvirt runs: 'virsh -c URI list' must work"
+
 
 class DomainText(NamedTuple):
     """A domain's definition: as it is now if the domain runs, else as it would start."""
@@ -45,6 +47,7 @@ class DomainText(NamedTuple):
     uuid: str
     name: str
     text: str
+    is_active: bool = False
 
 
 class Listing(NamedTuple):
@@ -115,18 +118,14 @@ class Connection:
 
     def list_domains(self, wanted: Callable[[str], bool]) -> Listing:
         """All domains, and the definitions of those whose UUIDs are ``wanted``. Raises SourceError."""
-        with self._talk() as connection:
+        with self.talk() as connection:
             domains = {domain.UUIDString(): domain for domain in connection.listAllDomains(0)}
-            texts = [
-                DomainText(uuid, domain.name(), text)
-                for uuid, domain in domains.items()
-                if wanted(uuid) and (text := _definition(domain)) is not None
-            ]
-        return Listing(set(domains), texts)
+            texts = [_definition(domain) for uuid, domain in domains.items() if wanted(uuid)]
+        return Listing(set(domains), [text for text in texts if text is not None])
 
     def volume_path(self, pool: str, volume: str) -> str:
         """The file of a volume in a storage pool. Raises MachineNotFound if there is none, SourceError."""
-        with self._talk() as connection:
+        with self.talk() as connection:
             try:
                 path: str = connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
             except libvirt.libvirtError as error:
@@ -139,13 +138,13 @@ class Connection:
 
     def capabilities(self) -> str:
         """What the host can run. Raises SourceError."""
-        with self._talk() as connection:
+        with self.talk() as connection:
             text: str = connection.getCapabilities()
         return text
 
     def domain_capabilities(self, domain_type: str, arch: str, machine: str | None) -> str | None:
         """What such a domain can have; None if the driver does not say (the test driver). Raises SourceError."""
-        with self._talk() as connection:
+        with self.talk() as connection:
             try:
                 text: str = connection.getDomainCapabilities(None, arch, machine, domain_type, 0)
             except libvirt.libvirtError as error:
@@ -156,12 +155,12 @@ class Connection:
 
     def network_names(self) -> set[str]:
         """Networks, running or not. Raises SourceError."""
-        with self._talk() as connection:
+        with self.talk() as connection:
             return {network.name() for network in connection.listAllNetworks(0)}
 
     def storage_pools(self) -> list[StoragePool]:
         """Storage pools, running or not. Raises SourceError."""
-        with self._talk() as connection:
+        with self.talk() as connection:
             pools = [(pool.name(), pool.XMLDesc(0), pool.isActive()) for pool in connection.listAllStoragePools(0)]
         found = []
         for name, text, is_active in pools:
@@ -172,17 +171,17 @@ class Connection:
 
     def refresh_storage_pool(self, name: str) -> None:
         """Let libvirt see what is in the pool now. Raises SourceError."""
-        with self._talk() as connection:
+        with self.talk() as connection:
             connection.storagePoolLookupByName(name).refresh(0)
 
     def every_text(self) -> list[str]:
         """Everything that names an image: definitions of now and of the next start, and of snapshots."""
-        with self._talk() as connection:
+        with self.talk() as connection:
             return [text for domain in connection.listAllDomains(0) for text in _texts(domain)]
 
     def define(self, domains: Sequence[DomainText]) -> None:
         """Define new domains: all of them, or none. Raises NameTaken, InvalidDefinition (refused), SourceError."""
-        with self._talk() as connection, contextlib.ExitStack() as undo:
+        with self.talk() as connection, contextlib.ExitStack() as undo:
             there = connection.listAllDomains(0)
             names, uuids = {domain.name() for domain in there}, {domain.UUIDString() for domain in there}
             for domain in domains:
@@ -202,21 +201,29 @@ class Connection:
         with self._lock:
             self._drop()
 
+    @contextlib.contextmanager
+    def talk(self, hint: str = _HINT) -> Iterator[libvirt.virConnect]:
+        """For calls of other modules: nobody else talks meanwhile. Raises SourceError, with ``hint``."""
+        with self._lock, self._errors(hint):
+            yield self._alive()
+
+    def find(self, opened: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:
+        """The domain with this UUID, for who talks; None if there is none."""
+        try:
+            return opened.lookupByUUIDString(uuid)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
     # -- inside
 
     @contextlib.contextmanager
-    def _talk(self) -> Iterator[libvirt.virConnect]:
-        with self._lock, self._errors():
-            yield self._alive()
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, hint: str = _HINT) -> Iterator[None]:
         try:
             yield
         except libvirt.libvirtError as error:
-            raise SourceError(
-                f"{self.uri}: {error}", "check that libvirt runs: 'virsh -c URI list' must work"
-            ) from error
+            raise SourceError(f"{self.uri}: {error}", hint) from error
 
     def _connect(self) -> libvirt.virConnect:
         with self._errors():
@@ -282,15 +289,16 @@ def _texts(domain: libvirt.virDomain) -> list[str]:
         raise
 
 
-def _definition(domain: libvirt.virDomain) -> str | None:
+def _definition(domain: libvirt.virDomain) -> DomainText | None:
     """The definition, or None if the domain is gone."""
     try:
-        text: str = domain.XMLDesc(0 if domain.isActive() else libvirt.VIR_DOMAIN_XML_INACTIVE)
+        is_active = bool(domain.isActive())
+        text: str = domain.XMLDesc(0 if is_active else libvirt.VIR_DOMAIN_XML_INACTIVE)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
-    return text
+    return DomainText(domain.UUIDString(), domain.name(), text, is_active)
 
 
 @functools.cache

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import InvalidDefinition, MachineNotFound, SourceError
 from ovafs.formats.domain.read import VolumeSource, read_domain
-from ovafs.inventory.inventory import DamagedMachine, Snapshot
+from ovafs.inventory.inventory import DamagedMachine, ScratchSpace, Snapshot
+from ovafs.inventory.libvirt.backups import Backups
 from ovafs.inventory.libvirt.connection import RECONNECT_SECONDS, Connection
 from ovafs.inventory.libvirt.definition_times import DefinitionTimes
 from ovafs.inventory.libvirt.descriptors import read_descriptor
@@ -29,6 +30,7 @@ from ovafs.model import Machine, MachineKind, definition_digest
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from ovafs.inventory.libvirt.backups import Backup
     from ovafs.inventory.libvirt.connection import DomainText
     from ovafs.model import StateKind
 
@@ -36,18 +38,23 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 30.0
 
+_OWN_SCRATCH = ScratchSpace()
+
 
 class _Known(NamedTuple):
     """What a domain was found to be, with the time of its definition."""
 
     machine: Machine | DamagedMachine
     left_out: Sequence[str]
+    is_active: bool = False
 
 
 class LibvirtInventory:
     """The domains of ``uri``. ``is_template`` tells templates by their name, beside those that are marked there."""
 
-    def __init__(self, uri: str, is_template: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self, uri: str, is_template: Callable[[str], bool] = lambda _: False, scratch: ScratchSpace = _OWN_SCRATCH
+    ) -> None:
         """Raises SourceError when there is no libvirt, or when it does not answer."""
         self.connection = Connection(uri)
         self._is_template = is_template
@@ -59,6 +66,8 @@ class LibvirtInventory:
         self._read_all_at = float("-inf")
         self._made = 0
         self._last: Snapshot | None = None
+        base = os.path.abspath(scratch.directory or os.path.join(_state_home(), "scratch"))
+        self._backups = Backups(self.connection, self.source_id, base, scratch.reserve)
 
     @property
     def statvfs_path(self) -> str:
@@ -72,7 +81,9 @@ class LibvirtInventory:
 
     def revision(self) -> Hashable:
         """Changes with every event, and every ``POLL_SECONDS``; begins to watch when it is first asked."""
-        self.connection.watch()
+        if not self.connection.is_watching:
+            self._backups.end_abandoned()
+            self.connection.watch()
         seconds = RECONNECT_SECONDS if self.connection.is_lost else POLL_SECONDS
         return self.connection.events, int(time.monotonic() / seconds)
 
@@ -115,8 +126,18 @@ class LibvirtInventory:
         """The descriptor that a domain was imported from on this host, byte for byte; None if there is none."""
         return None if self._state is None else read_descriptor(self._state, machine.uuid)
 
+    def can_back_up(self, machine: Machine) -> bool:
+        """Whether the domain runs, on this host."""
+        known = self._known.get(machine.uuid)
+        return known is not None and known.is_active and self._backups.is_possible
+
+    def begin_backup(self, machine: Machine) -> Backup:
+        """A backup job in the pull mode. Raises StaleHandle, VolumeBusy, NoSpace, SourceError."""
+        return self._backups.begin(machine)
+
     def close(self) -> None:
         """Idempotent."""
+        self._backups.close()
         self.connection.close()
         with self._lock:
             self._times.close()
@@ -141,7 +162,7 @@ class LibvirtInventory:
         try:
             read = read_domain(domain.text)
             kind = MachineKind.TEMPLATE if read.is_template else kind
-            return _Known(machine_of(read, kind, self._path_of), read.left_out)
+            return _Known(machine_of(read, kind, self._path_of), read.left_out, domain.is_active)
         except (InvalidDefinition, MachineNotFound) as error:
             return _Known(DamagedMachine(printable(domain.name), str(error), domain.uuid, kind), ())
 
@@ -154,7 +175,7 @@ class LibvirtInventory:
         for (key, _), times in zip(digests, self._times.of(digests), strict=True):
             machine = found[key].machine
             if isinstance(machine, Machine):
-                dated[key] = _Known(with_times(machine, times.created, times.modified), found[key].left_out)
+                dated[key] = found[key]._replace(machine=with_times(machine, times.created, times.modified))
         return dated
 
     def _path_of(self, source: VolumeSource) -> str:
@@ -174,13 +195,16 @@ def _snapshot(found: Iterable[Machine | DamagedMachine]) -> Snapshot:
     return snapshot
 
 
-def _state_directory(source_id: str) -> str | None:
-    """Where the times of definitions and the cache are kept; None if there is no place that can be written."""
+def _state_home() -> str:
     home = os.environ.get("XDG_STATE_HOME") or (
         "/var/lib" if os.getuid() == 0 else os.path.expanduser("~/.local/state")
     )
-    base = os.path.join(home, "ovafs")
-    path = os.path.join(base, f"libvirt-{source_id}")
+    return os.path.join(home, "ovafs")
+
+
+def _state_directory(source_id: str) -> str | None:
+    """Where the times of definitions and the cache are kept; None if there is no place that can be written."""
+    path = os.path.join(_state_home(), f"libvirt-{source_id}")
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
     except OSError as error:

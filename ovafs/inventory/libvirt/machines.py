@@ -65,6 +65,11 @@ def machine_of(domain: Domain, kind: MachineKind, path_of: Callable[[VolumeSourc
     return machine
 
 
+def disk_targets(domain: Domain) -> dict[str, str]:
+    """Targets ("vda") of the domain's disks by the UUIDs that they have as disks of a machine."""
+    return {_derived(domain, "disk", disk.target): disk.target for disk in domain.disks}
+
+
 def with_times(machine: Machine, created: int, modified: int) -> Machine:
     """The machine with its times, in whole seconds since the epoch."""
     return msgspec.structs.replace(machine, created=created, modified=modified)

@@ -1,0 +1,178 @@
+"""Packages of machines that run: announced without touching the machine, read from a backup of it.
+
+What the guest writes until a backup begins makes its disks' files longer, so their sizes are announced with some room
+(:data:`SLACK_PART`), which stays zeros at each file's end: an image file may be longer than what it holds. A guest that
+needs more than that has a new size, and so a new generation, by then.
+
+What a running machine stores is estimated from its images while they change: measured again only when they have grown
+by a part of that room, since the tables of a large image take seconds to read.
+
+Everything here blocks and runs in worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+from ovafs.errors import InvalidImage, StaleHandle
+from ovafs.storage.chain import open_chain
+from ovafs.storage.nbd.volume import open_nbd
+from ovafs.streams.clusters import ClusterRuns
+from ovafs.streams.qcow2 import CLUSTER, CLUSTER_BITS, PlannedQcow2
+from ovafs.transfer.description import Description, generation, newest
+from ovafs.transfer.disk_plans import plan_disk, read_plan
+from ovafs.transfer.open_package import OpenPackage
+from ovafs.units import MIB, align_up
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ovafs.inventory.inventory import Inventory
+    from ovafs.model import Machine
+    from ovafs.storage.chain import Chain
+    from ovafs.storage.volume import Volume
+    from ovafs.transfer.assembly import Assembler
+
+log = logging.getLogger(__name__)
+
+SLACK_PART = 16
+"""The room for what a guest writes is this part of what a disk stores, at least LEAST_SLACK."""
+
+LEAST_SLACK = 64 * MIB
+
+_ATTEMPTS = 5
+
+
+class _Measured(NamedTuple):
+    """Sizes that were announced for the disks of a machine, and what its images stored then, in bytes."""
+
+    allocated: int
+    sizes: tuple[int, ...]
+    slack: int
+
+
+class LivePackager:
+    """Describes and opens packages of machines that run; safe to use from several threads."""
+
+    def __init__(self, inventory: Inventory, assembler: Assembler) -> None:
+        self._inventory = inventory
+        self._assembler = assembler
+        self._measured: dict[str, _Measured] = {}
+        self._lock = threading.Lock()
+
+    def is_running(self, machine: Machine) -> bool:
+        """Whether the machine runs, and a backup of it can be made."""
+        return self._inventory.can_back_up(machine)
+
+    def describe(self, machine: Machine) -> Description:
+        """The machine's present description; nothing is begun. Raises an ImageError, InvalidDefinition."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            with contextlib.ExitStack() as stack:
+                try:
+                    chains = _open_live(machine, stack)
+                    sizes = self._measure(machine, chains).sizes
+                except InvalidImage as error:  # a table names what the file has got since it was opened
+                    if attempt == _ATTEMPTS:
+                        raise
+                    log.debug("%s: measured again: %s", machine.name, error)
+                    continue
+                return self._describe(machine, chains, sizes)
+        raise AssertionError("every attempt returns or raises")
+
+    def open(self, machine: Machine, description: Description) -> OpenPackage:
+        """Begin a backup, and plan its package in the size that was announced.
+
+        Raises StaleHandle when it does not fit into that, or when the machine was stopped; VolumeBusy when libvirt
+        works on it, NoSpace, SourceError, ImageUnavailable, ReadFailed.
+        """
+        sizes = description.announced or ()
+        with contextlib.ExitStack() as undo:
+            backup = self._inventory.begin_backup(machine)
+            undo.callback(backup.end)
+            volumes = []
+            for export in backup.exports:
+                volumes.append(open_nbd(export))
+                undo.callback(volumes[-1].close)
+            disks = [_planned(number, volume) for number, volume in enumerate(volumes)]
+            if any(disk.size > size for disk, size in zip(disks, sizes, strict=True)):
+                self._outgrown(machine, disks)
+                raise StaleHandle(f"{machine.name}: it stores more than it did when it was looked up")
+            package, _ = self._assembler.assemble(machine, disks, sizes)
+            if package.size != description.size:
+                raise StaleHandle(f"{machine.name}: its definition changed since it was looked up")
+            undo.pop_all()
+        log.info("%s: a backup has begun", machine.name)
+        return OpenPackage(package, volumes, description, backup)
+
+    def _describe(
+        self,
+        machine: Machine,
+        chains: Sequence[Chain],
+        sizes: tuple[int, ...],
+    ) -> Description:
+        empty = [PlannedQcow2(number, chain.virtual_size, _runs(0)) for number, chain in enumerate(chains)]
+        package, ovf = self._assembler.assemble(machine, empty, sizes)
+        files = tuple(stamp for chain in chains for stamp in chain.identities())
+        # A block device does not tell when it was written to: at any moment, then.
+        now = time.time_ns() if any(chain.is_volatile for chain in chains) else 0
+        return Description(
+            generation=generation(machine, files, [ovf, b"live", str(now).encode()]),
+            size=package.size,
+            stored=package.size,
+            mtime_ns=max(newest(machine, files), now),
+            files=files,
+            volatile=True,
+            announced=sizes,
+        )
+
+    def _measure(self, machine: Machine, chains: Sequence[Chain]) -> _Measured:
+        allocated = sum(file.allocated for chain in chains for file in chain.files)
+        with self._lock:
+            known = self._measured.get(machine.uuid)
+        if known is not None and len(known.sizes) == len(chains) and allocated - known.allocated < known.slack // 4:
+            return known
+        return self._announce(machine, allocated, [_planned(number, chain) for number, chain in enumerate(chains)])
+
+    def _announce(self, machine: Machine, allocated: int, disks: Sequence[PlannedQcow2]) -> _Measured:
+        slacks = [align_up(max(disk.size // SLACK_PART, LEAST_SLACK), CLUSTER) for disk in disks]
+        sizes = tuple(
+            min(disk.size + slack, _largest(disk.virtual_size)) for disk, slack in zip(disks, slacks, strict=True)
+        )
+        measured = _Measured(allocated, sizes, min(slacks, default=0))
+        with self._lock:
+            self._measured[machine.uuid] = measured
+        return measured
+
+    def _outgrown(self, machine: Machine, disks: Sequence[PlannedQcow2]) -> None:
+        """Announce what the backup needed, and room beyond that: QEMU may write its tables long after the data."""
+        with self._lock:
+            known = self._measured.get(machine.uuid)
+        self._announce(machine, 0 if known is None else known.allocated, disks)
+
+
+def _open_live(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
+    """Open the images while they are in use, for an estimate."""
+    chains = []
+    for disk in machine.disks:
+        chains.append(open_chain(disk.volume.path, disk.volume.format, lock=False, is_live=True))
+        stack.callback(chains[-1].close)
+    return chains
+
+
+def _planned(number: int, volume: Volume) -> PlannedQcow2:
+    return plan_disk(number, volume, read_plan(volume))
+
+
+def _runs(clusters: int) -> ClusterRuns:
+    """The first ``clusters`` of a disk."""
+    return ClusterRuns(CLUSTER_BITS, array("Q", [0][:clusters]), array("Q", [0, clusters][: 1 + bool(clusters)]))
+
+
+def _largest(virtual_size: int) -> int:
+    """The size of an image that stores all of a disk."""
+    return PlannedQcow2(0, virtual_size, _runs(align_up(virtual_size, CLUSTER) // CLUSTER)).size
