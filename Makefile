@@ -12,7 +12,7 @@ MINUTES ?= 20
 BIN := $(VENV)/bin
 SETUP := VENV="$(VENV)" PYTHON="$(PYTHON)" .ci/setup
 
-.PHONY: help demo test test-libvirt lint bench fuzz clean
+.PHONY: help demo demo-libvirt test test-libvirt lint bench fuzz clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -20,6 +20,10 @@ help: ## say what can be made
 demo: ## mount a real machine, copy it out, and prove that the copy is its disk
 	@$(SETUP) demo
 	@PATH="$(abspath $(BIN)):$$PATH" tests/demo.sh
+
+demo-libvirt: ## copy a machine that runs, under a libvirt of its own, and start the copy
+	@$(SETUP) libvirt
+	@$(BIN)/python -m tests.libvirt.demo
 
 test: ## run the tests, layer by layer (those marked slow: ARGS="-m slow")
 	@$(SETUP) test

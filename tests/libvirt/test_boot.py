@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
-import time
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.libvirt.serial_port import listen
 from tests.support import processes
+from tests.support.guests import boot_sector
 from tests.support.libvirtd import own_libvirt
-from tests.support.mount import PATIENCE, mounted
+from tests.support.mount import mounted
 from tests.support.packages import (
     MIB,
     QCOW2,
@@ -40,8 +40,7 @@ GREETING = b"the guest is up"
 
 # What a BIOS loads to 0x7c00 and starts: it writes the text behind it to the first serial port (0x3f8), and halts.
 _CODE = bytes.fromhex("fc 31c0 8ed8 be167c baf803 ac 84c0 7403 ee ebf8 f4 ebfd")
-BOOT_SECTOR = (_CODE + GREETING + b"\r\n\0").ljust(510, b"\0") + b"\x55\xaa"
-DISK = BOOT_SECTOR + content(2 * MIB)[512:]
+DISK = boot_sector(_CODE + GREETING + b"\r\n\0") + content(2 * MIB)[512:]
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +69,9 @@ def package(folder: Path, name: str, form: str) -> Path:
 
 
 def assert_boots(libvirt: Libvirt, name: str) -> None:
-    """The guest's greeting comes out of the serial port. QEMU drops what nobody is there to read, so: listen first."""
-    libvirt.virsh("start", name, "--paused")
-    port = os.open(libvirt.virsh("ttyconsole", name).strip(), os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
-    try:
-        libvirt.virsh("resume", name)
-        said, deadline = b"", time.monotonic() + PATIENCE
-        while GREETING not in said:
-            assert time.monotonic() < deadline, f"not on the serial port of {name}: {said!r}"
-            if select.select([port], [], [], 1.0)[0]:
-                with contextlib.suppress(BlockingIOError):
-                    said += os.read(port, 4096)
-    finally:
-        os.close(port)
-        libvirt.virsh("destroy", name)
+    """The guest's greeting comes out of the serial port."""
+    with listen(libvirt, name) as said:
+        said(re.compile(re.escape(GREETING)))
 
 
 @pytest.mark.parametrize("form", ["raw", "qcow2", "vmdk"])
