@@ -118,6 +118,10 @@ class Catalog(Journal):
         with sqlite_errors(self._path), self._reader.read() as connection:
             return attachments.read_descriptor(connection, machine)
 
+    def tags(self, uuid: str) -> frozenset[str]:  # noqa: ARG002 - none of them
+        """None: a pool has no tags."""
+        return frozenset()
+
     def can_back_up(self, machine: Machine) -> bool:  # noqa: ARG002 - none of them
         """Never: what runs a machine of a pool is not known."""
         return False

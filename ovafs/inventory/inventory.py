@@ -115,6 +115,10 @@ class Inventory(Protocol):
         """One machine by its name or UUID. Raises MachineNotFound, InvalidDefinition (two of that name, damaged)."""
         ...
 
+    def tags(self, uuid: str) -> frozenset[str]:
+        """Words that group machines, for the one with this UUID, as it was in the last ``snapshot()``."""
+        ...
+
     def left_out(self, machine: Machine) -> Sequence[str]:
         """What the machine has that the model, and so its package, does not: in words, for people."""
         ...

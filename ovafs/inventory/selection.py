@@ -1,4 +1,4 @@
-"""Which machines of a source are shown, and which of them as templates: by patterns of their names."""
+"""Which machines of a source are shown, and which of them as templates: by patterns of their names, and by tags."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from ovafs.inventory.inventory import Snapshot
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from ovafs.inventory.inventory import Backup, Inventory
+    from ovafs.inventory.inventory import Backup, DamagedMachine, Inventory
     from ovafs.model import Machine, MachineKind, StateKind
 
 
 class Selection(msgspec.Struct, frozen=True):
     """Shell patterns (``*``, ``?``, ``[…]``). Nothing to include: everything; what is excluded is never shown.
 
-    ``templates`` is for sources that do not tell templates from machines.
+    ``tag`` are tags of which a machine must have one to be shown. ``templates`` is for sources that do not tell
+    templates from machines; both are for sources that have tags, and no templates.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    tag: tuple[str, ...] = ()
 
-    def shows(self, name: str) -> bool:
-        """Whether a machine of this name is shown."""
-        return (not self.include or _matches(name, self.include)) and not _matches(name, self.exclude)
+    def shows(self, name: str, tags: frozenset[str]) -> bool:
+        """Whether a machine of this name, with these tags, is shown."""
+        is_included = not self.include or _matches(name, self.include)
+        has_tag = not self.tag or not tags.isdisjoint(self.tag)
+        return is_included and has_tag and not _matches(name, self.exclude)
 
     def is_template(self, name: str) -> bool:
         """Whether a machine of this name is a template."""
@@ -37,7 +41,7 @@ class Selection(msgspec.Struct, frozen=True):
 
     def of(self, inventory: Inventory) -> Inventory:
         """``inventory`` as far as it is shown."""
-        return inventory if self.include == self.exclude == () else _SelectedInventory(inventory, self)
+        return inventory if self.include == self.exclude == self.tag == () else _SelectedInventory(inventory, self)
 
 
 class _SelectedInventory:
@@ -70,9 +74,12 @@ class _SelectedInventory:
         """The selected machines."""
         found = self._inventory.snapshot()
         return Snapshot(
-            [machine for machine in found.machines if self._selection.shows(machine.name)],
-            [damaged for damaged in found.damaged if self._selection.shows(damaged.name)],
+            [machine for machine in found.machines if self._shows(machine)],
+            [damaged for damaged in found.damaged if self._shows(damaged)],
         )
+
+    def _shows(self, machine: Machine | DamagedMachine) -> bool:
+        return self._selection.shows(machine.name, self.tags(machine.uuid))
 
     def machines(self) -> list[Machine]:
         """The usable ones of them."""
@@ -81,9 +88,13 @@ class _SelectedInventory:
     def find(self, name_or_uuid: str, kind: MachineKind | None = None) -> Machine:
         """A selected machine. Raises MachineNotFound, InvalidDefinition."""
         machine = self._inventory.find(name_or_uuid, kind)
-        if not self._selection.shows(machine.name):
+        if not self._shows(machine):
             raise MachineNotFound(f"{machine.name} is not among the machines that are shown")
         return machine
+
+    def tags(self, uuid: str) -> frozenset[str]:
+        """As of the whole inventory."""
+        return self._inventory.tags(uuid)
 
     def left_out(self, machine: Machine) -> Sequence[str]:
         """As of the whole inventory."""

@@ -44,6 +44,8 @@ def open_inventory(source: str, selection: Selection = ALL, scratch: ScratchSpac
         return LibvirtInventory(source, selection.is_template, scratch)
     if selection.templates:
         raise SourceError(f"{source}: a pool knows its templates; the option 'templates' is for libvirt")
+    if selection.tag:
+        raise SourceError(f"{source}: a pool has no tags; the option 'tag' is for libvirt")
     return Pool(source)
 
 

@@ -1,4 +1,4 @@
-"""Machines by patterns of their names."""
+"""Machines by patterns of their names, and by tags."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.fakes import MemoryInventory
     ],
 )
 def test_patterns(selection: Selection, shown: list[str]) -> None:
-    assert [name for name in ("db", "web-1", "web-2") if selection.shows(name)] == shown
+    assert [name for name in ("db", "web-1", "web-2") if selection.shows(name, frozenset())] == shown
 
 
 def _machine(name: str) -> Machine:
@@ -46,3 +46,23 @@ def test_what_is_not_selected_is_not_there() -> None:
 def test_templates_of_a_pool_are_its_own() -> None:
     with pytest.raises(SourceError, match="a pool knows its templates"):
         open_inventory("/somewhere", Selection(templates=("*",)))
+
+
+def test_tags() -> None:
+    memory = MemoryInventory([_machine("web"), _machine("db"), _machine("old")])
+    memory.tagged = {"uuid of web": frozenset({"nightly", "x"}), "uuid of old": frozenset({"weekly"})}
+
+    def shown(**choices: tuple[str, ...]) -> list[str]:
+        return [machine.name for machine in Selection(**choices).of(memory).machines()]
+
+    assert shown(tag=("nightly",)) == ["web"]
+    assert shown(tag=("nightly", "weekly")) == ["web", "old"]
+    assert shown(tag=("nightly", "weekly"), exclude=("w*",)) == ["old"]
+    assert shown(tag=("none",)) == []
+    with pytest.raises(MachineNotFound):
+        Selection(tag=("nightly",)).of(memory).find("db")
+
+
+def test_a_pool_has_no_tags() -> None:
+    with pytest.raises(SourceError, match="a pool has no tags; the option 'tag' is for libvirt"):
+        open_inventory("/somewhere", Selection(tag=("nightly",)))

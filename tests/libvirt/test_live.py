@@ -357,3 +357,13 @@ def test_a_thousand_looks_begin_no_job(libvirt: Libvirt, tmp_path: Path, scratch
             assert job_of(libvirt, "looked") == "None"
         assert list(scratch.iterdir()) == []
         guest.wait(10)
+
+
+def test_domains_with_a_tag(libvirt: Libvirt, tmp_path: Path, scratch: Path) -> None:
+    with counting(libvirt, tmp_path, "tagged"), mounted(libvirt.uri, tmp_path, "tag=nightly") as mount:
+        assert os.listdir(mount.path / "vms") == []
+        words = ("urn:ovafs:domain:1", "--config", "--live", "--key", "ovafs")
+        libvirt.virsh("metadata", "tagged", *words, "--set", "<machine><tag>nightly</tag></machine>")
+        eventually(lambda: os.listdir(mount.path / "vms") == ["tagged.ova"], "an event tells of the tag")
+        libvirt.virsh("metadata", "tagged", *words, "--remove")
+        eventually(lambda: os.listdir(mount.path / "vms") == [], "an event tells that it is gone")

@@ -45,6 +45,7 @@ class MemoryInventory:
         self._revision = 0
         self.damaged: list[DamagedMachine] = []
         self.reads = 0
+        self.tagged: dict[str, frozenset[str]] = {}
 
     def set(self, *machines: Machine) -> None:
         self._machines = list(machines)
@@ -63,6 +64,9 @@ class MemoryInventory:
     def find(self, name_or_uuid: str, kind: MachineKind | None = None) -> Machine:
         found = [machine for machine in self._machines if kind in {None, machine.kind}]
         return next(machine for machine in found if name_or_uuid in {machine.name, machine.uuid})
+
+    def tags(self, uuid: str) -> frozenset[str]:
+        return self.tagged.get(uuid, frozenset())
 
     def left_out(self, machine: Machine) -> Sequence[str]:
         return ()

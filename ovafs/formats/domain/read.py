@@ -3,7 +3,7 @@
 | element | read |
 |---|---|
 | ``name``, ``uuid``, ``title``, ``description`` | title and description become one text |
-| ``metadata`` | libosinfo's ``os``; ``template`` in the name space of ovafs |
+| ``metadata`` | libosinfo's ``os``; ``template`` and ``tag`` in the name space of ovafs, at any depth |
 | ``memory``, ``vcpu``, ``cpu/topology`` | memory in whole MiB, rounded up |
 | ``os`` | ``firmware``, ``loader``, ``nvram``, ``boot`` |
 | ``devices/disk`` | target, bus, kind of source, format, boot order; what stands against showing it |
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAMESPACE = "urn:ovafs:domain:1"
-"""Of the metadata element ``template`` that makes a template of a domain."""
+"""Of the metadata elements ``template``, which makes a template of a domain, and ``tag``.
+
+libvirt wants one element of a name space directly below ``metadata``, so who has both puts them into a third.
+"""
 
 MAX_DOCUMENT = 8 << 20
 
@@ -95,7 +98,10 @@ class DomainNic(NamedTuple):
 
 
 class Domain(NamedTuple):
-    """What a domain's definition says; ``memory`` in bytes. ``left_out`` says in words what is not in here."""
+    """What a domain's definition says; ``memory`` in bytes. ``left_out`` says in words what is not in here.
+
+    ``tags`` are words by which an administrator groups domains.
+    """
 
     uuid: str
     name: str
@@ -108,6 +114,7 @@ class Domain(NamedTuple):
     disks: tuple[DomainDisk, ...]
     nics: tuple[DomainNic, ...]
     left_out: tuple[str, ...]
+    tags: frozenset[str]
 
 
 def read_domain(text: str) -> Domain:
@@ -124,7 +131,7 @@ def read_domain(text: str) -> Domain:
         uuid=_text(root, "uuid"),
         name=_text(root, "name"),
         description="\n".join(part for part in (_text(root, "title"), _text(root, "description")) if part),
-        is_template=root.find(f"metadata/{{{NAMESPACE}}}template") is not None,
+        is_template=root.find(f"metadata//{{{NAMESPACE}}}template") is not None,
         memory=_memory(root.find("memory")),
         cpu=_cpu(root),
         firmware=_firmware(root),
@@ -132,6 +139,7 @@ def read_domain(text: str) -> Domain:
         disks=disks,
         nics=nics,
         left_out=tuple(left_out),
+        tags=frozenset((element.text or "").strip() for element in root.iterfind(f"metadata//{{{NAMESPACE}}}tag")),
     )
 
 

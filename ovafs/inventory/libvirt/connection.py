@@ -249,8 +249,9 @@ class Connection:
             connection.setKeepAlive(_KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT)
         with contextlib.suppress(libvirt.libvirtError):
             connection.registerCloseCallback(self._closed, None)
-        with contextlib.suppress(libvirt.libvirtError):
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        for event in (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE):
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.domainEventRegisterAny(None, event, self._note_change, None)
 
     def _drop(self) -> None:
         connection, self._open = self._open, None
@@ -260,7 +261,7 @@ class Connection:
 
     # -- events, in the thread of libvirt's loop
 
-    def _lifecycle(self, _connection: libvirt.virConnect, domain: libvirt.virDomain, *_details: object) -> None:
+    def _note_change(self, _connection: libvirt.virConnect, domain: libvirt.virDomain, *_details: object) -> None:
         self._changed.add(domain.UUIDString())
         self.events += 1
 

@@ -47,6 +47,7 @@ class _Known(NamedTuple):
     machine: Machine | DamagedMachine
     left_out: Sequence[str]
     is_active: bool = False
+    tags: frozenset[str] = frozenset()
 
 
 class LibvirtInventory:
@@ -113,6 +114,11 @@ class LibvirtInventory:
                 return machine
         raise MachineNotFound(f"{self.connection.uri} has no {kind or 'machine'} {printable(name_or_uuid)}")
 
+    def tags(self, uuid: str) -> frozenset[str]:
+        """Of the metadata element ``tag`` of ovafs."""
+        known = self._known.get(uuid)
+        return known.tags if known else frozenset()
+
     def left_out(self, machine: Machine) -> Sequence[str]:
         """Drives, disks and devices that stand in the domain and have no place in a package."""
         known = self._known.get(machine.uuid)
@@ -162,7 +168,7 @@ class LibvirtInventory:
         try:
             read = read_domain(domain.text)
             kind = MachineKind.TEMPLATE if read.is_template else kind
-            return _Known(machine_of(read, kind, self._path_of), read.left_out, domain.is_active)
+            return _Known(machine_of(read, kind, self._path_of), read.left_out, domain.is_active, read.tags)
         except (InvalidDefinition, MachineNotFound) as error:
             return _Known(DamagedMachine(printable(domain.name), str(error), domain.uuid, kind), ())
 

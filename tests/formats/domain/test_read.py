@@ -99,6 +99,14 @@ def test_operating_system(long: str, short: str) -> None:
     assert domain(more=f"<memory>1024</memory>{metadata}").os == short
 
 
+def test_tags_beside_the_mark_of_a_template() -> None:
+    inside = "<o:template/><o:tag> nightly </o:tag><o:tag>x</o:tag>"
+    metadata = f"<metadata><o:machine xmlns:o='{NAMESPACE}'>{inside}</o:machine></metadata>"
+    found = domain(more=f"<memory>1024</memory>{metadata}")
+    assert found.is_template
+    assert found.tags == {"nightly", "x"}
+
+
 def test_a_template_is_marked() -> None:
     metadata = f"<metadata><o:template xmlns:o='{NAMESPACE}'/></metadata>"
     assert domain(more=f"<memory>1024</memory>{metadata}").is_template
