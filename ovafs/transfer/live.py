@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from array import array
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import InvalidImage, StaleHandle
@@ -63,6 +65,8 @@ class LivePackager:
         self._inventory = inventory
         self._assembler = assembler
         self._measured: dict[str, _Measured] = {}
+        self._backups: Counter[str] = Counter()
+        self._salt = os.urandom(16)
         self._lock = threading.Lock()
 
     def is_running(self, machine: Machine) -> bool:
@@ -94,6 +98,8 @@ class LivePackager:
         with contextlib.ExitStack() as undo:
             backup = self._inventory.begin_backup(machine)
             undo.callback(backup.end)
+            with self._lock:
+                self._backups[machine.uuid] += 1
             volumes = []
             for export in backup.exports:
                 volumes.append(open_nbd(export))
@@ -120,8 +126,10 @@ class LivePackager:
         files = tuple(stamp for chain in chains for stamp in chain.identities())
         # A block device does not tell when it was written to: at any moment, then.
         now = time.time_ns() if any(chain.is_volatile for chain in chains) else 0
+        # A generation is of one backup and of none later: a write within a tick of the clock shows in no time.
+        backups = self._backups[machine.uuid]
         return Description(
-            generation=generation(machine, files, [ovf, b"live", str(now).encode()]),
+            generation=generation(machine, files, [ovf, self._salt, f"{backups} {now}".encode()]),
             size=package.size,
             stored=package.size,
             mtime_ns=max(newest(machine, files), now),

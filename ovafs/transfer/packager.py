@@ -7,7 +7,7 @@ Everything here blocks and runs in worker threads. The steps of a description, c
 2. else the chains are opened and locked, and each disk's extents come from the cache, by the identity of its files;
 3. else the extents are read from the images' tables and kept in the cache.
 
-A machine that runs, which its locks tell, is left to ``live``.
+A machine that runs is left to ``live``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ovafs import __version__
-from ovafs.errors import StaleHandle, VolumeBusy, VolumeChanged
+from ovafs.errors import StaleHandle, VolumeChanged
 from ovafs.model import Machine, definition_digest
 from ovafs.storage.chain import Chain, open_chain
 from ovafs.transfer.assembly import Assembler
@@ -77,20 +77,17 @@ class Packager:
         Raises an ImageError when an image is missing, in use, broken or unsupported, InvalidDefinition when the
         definition cannot be written down.
         """
+        if self._live.is_running(machine):
+            return self._live.describe(machine)
         key = _description_key(machine)
         known = self._known(key)
         if known is not None and still_holds(known.files):
             return known
-        try:
-            with contextlib.ExitStack() as stack:
-                chains = _open_chains(machine, stack)
-                package, description = self._plan(machine, chains)
-                for chain in chains:
-                    chain.check_unchanged()
-        except VolumeBusy:
-            if not self._live.is_running(machine):
-                raise
-            return self._live.describe(machine)
+        with contextlib.ExitStack() as stack:
+            chains = _open_chains(machine, stack)
+            package, description = self._plan(machine, chains)
+            for chain in chains:
+                chain.check_unchanged()
         log.debug("planned %s: %d bytes, generation %s", machine.name, package.size, description.generation)
         self._keep(key, description)
         return description
@@ -103,14 +100,11 @@ class Packager:
         """
         if wanted.is_live:
             return self._live.open(machine, wanted)
+        # Not left to the locks: an image that has become a backing file of what the machine writes to is not locked.
+        if self._live.is_running(machine):
+            raise StaleHandle(f"{machine.name}: it was started since it was looked up")
         with contextlib.ExitStack() as undo:
-            try:
-                chains = _open_chains(machine, undo)
-            except VolumeBusy as error:
-                if not self._live.is_running(machine):
-                    raise
-                self._forget(_description_key(machine))  # which a guest that has not written yet does not disprove
-                raise StaleHandle(f"{machine.name}: it was started since it was looked up") from error
+            chains = _open_chains(machine, undo)
             package, description = self._plan(machine, chains)
             if description.generation != wanted.generation:
                 self._keep(_description_key(machine), description)
@@ -129,10 +123,6 @@ class Packager:
         if not description.volatile:
             self._descriptions[key] = description
             self._cache.put(key, msgspec.msgpack.encode(description))
-
-    def _forget(self, key: bytes) -> None:
-        self._descriptions.pop(key, None)
-        self._not_cached.add(key)
 
     def _known(self, key: bytes) -> Description | None:
         known = self._descriptions.get(key)
