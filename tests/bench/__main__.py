@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.bench import mounts, report
 from tests.bench.compressed import compressed
+from tests.bench.hypervisor import hypervisor
 from tests.bench.importing import importing
 from tests.bench.listing import listing
 from tests.bench.measure import Bench
@@ -21,14 +22,15 @@ from tests.bench.scattered import scattered
 
 CASES = {
     "raw": raw, "chain": chain, "listing": listing, "scattered": scattered, "compressed": compressed,
-    "importing": importing,
+    "importing": importing, "hypervisor": hypervisor,
 }  # fmt: skip
 RESULTS = Path(__file__).with_name("RESULTS.md")
 ROOM = 25 << 30  # bytes for the largest case: a source, its OVA, and what convert + tar write
 QUICK_ROOM = 5 << 30
 TOOLS = {
     "qemu-img": "qemu-utils", "qemu-io": "qemu-utils", "gcc": "gcc", "pkg-config": "pkg-config", "strace": "strace",
-    "dd": "coreutils", "tar": "tar", "umount": "mount",
+    "dd": "coreutils", "tar": "tar", "umount": "mount", "nbdcopy": "libnbd-bin", "qemu-nbd": "qemu-utils",
+    "virsh": "libvirt-clients", "libvirtd": "libvirt-daemon-system", "qemu-system-x86_64": "qemu-system-x86",
 }  # fmt: skip
 
 

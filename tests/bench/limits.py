@@ -27,6 +27,10 @@ LIMITS = {
     "import": "the disk below: reading the package and writing the volume; for VMDK one core that inflates",
     "import-durable": "as above, and the peer waits for its volume to be on disk, as ovafs does",
     "import-digests": "hashing runs beside the decoding, in a thread; on two cores they share memory's bandwidth",
+    "domains-again": "one stat of each image; definitions are asked for again only when libvirt tells of a change",
+    "nbd": "Python: headers, a copy out of the socket, a turn of trio's loop for each piece that the kernel has",
+    "live": "opening: the backup job, and the question what is stored; then as over NBD",
+    "guest-gap": "two cores for the guest, which is emulated, QEMU's server, ovafs and the reader",
     "import-visible": "the commit itself: fsync of the volume, of its directory, of the catalog",
 }
 

@@ -30,12 +30,11 @@ class Served(NamedTuple):
 
 
 @contextlib.contextmanager
-def ovafs(pool: Path, mount_point: Path, *, under: Sequence[str] = ()) -> Iterator[Served]:
+def ovafs(source: Path | str, mount_point: Path, *, under: Sequence[str] = (), options: str = "rw") -> Iterator[Served]:
     """The file system under test; ``under`` is a command that runs it (a tracer)."""
-    with _mounted(
-        [*under, sys.executable, "-m", "ovafs", "mount", str(pool), str(mount_point), "-f"], mount_point
-    ) as m:
-        yield m
+    command = [*under, sys.executable, "-m", "ovafs", "mount", str(source), str(mount_point), "-f", "-o", options]
+    with _mounted(command, mount_point) as served:
+        yield served
 
 
 @contextlib.contextmanager
