@@ -115,7 +115,7 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         stack.callback(cache.close)
         packager = Packager(cache, inventory)
         tree = Tree(options.selection.of(inventory), packager)
-        handles = Handles(tree, packager)
+        handles = Handles(tree, packager, options.backup_age)
         stack.callback(handles.close)
         ownership = Ownership(options.uid, options.gid, options.mode)
         destination = stack.enter_context(_destination(source, inventory, options))

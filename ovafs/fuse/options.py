@@ -13,6 +13,7 @@
 | drop_certificate= | signatures of uploads: ignore, warn (default: what is wrong with one is said), or require |
 | drop_ca_file= | PEM file with the certificates of those whose signatures are trusted; read when mounting |
 | pool= | storage pool of libvirt that uploads land in; default: the one called default |
+| backup_age= | how long who comes later reads a running machine's backup that is open; a duration, default 1h |
 | scratch= | directory for what running machines overwrite while they are copied; default: in the state directory |
 | scratch_reserve= | room that always stays free there: copies are given up before; a size, default 1GiB |
 | spool_limit= | how much of one upload may wait because bytes before it have not come; a size, default 1GiB |
@@ -44,6 +45,7 @@ from ovafs.transfer.ingest.choices import Clash, ImportChoices, check_choices
 from ovafs.transfer.ingest.signature import CertificatePolicy
 from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import GIB, MIB, parse_duration, parse_size
+from ovafs.vfs.handles import BACKUP_AGE
 
 if TYPE_CHECKING:
     import enum
@@ -70,6 +72,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     drop_certificate: CertificatePolicy = CertificatePolicy.WARN
     drop_ca_file: str | None = None
     pool: str | None = None
+    backup_age: float = BACKUP_AGE
     scratch: str | None = None
     scratch_reserve: int = GIB
     spool_limit: int = GIB
@@ -165,6 +168,7 @@ _PARSERS: dict[str, Callable[[str], int | float | str]] = {
     "drop_certificate": _one_of(CertificatePolicy),
     "drop_ca_file": os.path.abspath,
     "pool": str,
+    "backup_age": parse_duration,
     "scratch": os.path.abspath,
     "scratch_reserve": parse_size,
     "spool_limit": parse_size,

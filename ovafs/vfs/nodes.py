@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.transfer.description import DIALECT
@@ -42,7 +43,7 @@ class Directory(NamedTuple):
 class MachineFile:
     """One generation of a machine's .ova; its inode stands for these bytes and never for others."""
 
-    __slots__ = ("backup", "description", "inode", "is_current", "is_opening", "lookups", "machine")
+    __slots__ = ("backup", "description", "held_until", "inode", "is_current", "is_opening", "lookups", "machine")
 
     def __init__(self, inode: int, machine: Machine, description: Description) -> None:
         self.inode = inode
@@ -52,11 +53,14 @@ class MachineFile:
         self.is_current = False  # some name stands for it now
         self.is_opening = False  # a backup of the running machine begins
         self.backup: Backup | None = None
+        self.held_until = 0.0  # as time.monotonic counts
 
     @property
     def is_held(self) -> bool:
         """Whether its name goes on to stand for it, since all readers share the backup of a running machine."""
-        return self.is_opening or (self.backup is not None and not self.backup.failure)
+        if self.backup is None:
+            return self.is_opening
+        return not self.backup.failure and time.monotonic() < self.held_until
 
     @property
     def attributes(self) -> Attributes:

@@ -89,16 +89,20 @@ class Closable(Protocol):
         ...
 
 
-def close_later(held: Closable) -> None:
-    """Close in a thread, for which nobody waits: NFS may, and after an unmount there is nobody to answer."""
-    trio.lowlevel.spawn_system_task(_close, held)
+def close_later(held: Closable, then: Callable[[], object] = lambda: None) -> None:
+    """Close in a thread, for which nobody waits: NFS may, and after an unmount there is nobody to answer.
+
+    ``then`` is called on the event loop when that is done.
+    """
+    trio.lowlevel.spawn_system_task(_close, held, then)
 
 
-async def _close(held: Closable) -> None:
+async def _close(held: Closable, then: Callable[[], object]) -> None:
     try:
         await trio.to_thread.run_sync(held.close, abandon_on_cancel=True)
     except Exception:  # nothing may leave a system task: that would end the program
         log.exception("closing failed unexpectedly")
+    then()
 
 
 def no_answer(name: str) -> ReadFailed:

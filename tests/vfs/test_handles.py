@@ -139,7 +139,9 @@ async def test_close_releases_everything() -> None:
     assert not packager.opened[0].is_open
 
 
-async def start_running(monkeypatch: pytest.MonkeyPatch) -> tuple[Tree, Handles, FakePackager, MachineFile]:
+async def start_running(
+    monkeypatch: pytest.MonkeyPatch, backup_age: float = 3600.0
+) -> tuple[Tree, Handles, FakePackager, MachineFile]:
     """A machine that runs: whenever it is looked at it has changed."""
     monkeypatch.setattr(tree_module, "FRESH_SECONDS", 0)
     packager = FakePackager()
@@ -147,7 +149,7 @@ async def start_running(monkeypatch: pytest.MonkeyPatch) -> tuple[Tree, Handles,
     tree = Tree(MemoryInventory([machine(1)]), cast("Packager", packager))
     node = await tree.lookup(VMS.inode, b"vm1.ova")
     assert isinstance(node, MachineFile)
-    return tree, Handles(tree, cast("Packager", packager)), packager, node
+    return tree, Handles(tree, cast("Packager", packager), backup_age), packager, node
 
 
 async def test_the_name_of_a_running_machine_stands_for_its_backup_while_it_is_open(
@@ -203,3 +205,47 @@ async def test_a_backup_that_cannot_begin_holds_nothing(
     handles.release(await handles.open(found))
     handles.close()
     assert not packager.opened[0].is_open
+
+
+async def test_who_comes_late_waits_for_a_new_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree, handles, packager, node = await start_running(monkeypatch, backup_age=0.0)
+    first = await handles.open(node)
+    packager.salt["vm1"] = 7
+    newer = await tree.lookup(VMS.inode, b"vm1.ova")
+    assert isinstance(newer, MachineFile)
+    assert newer.inode != node.inode
+    opened: list[int] = []
+
+    async def open_newer() -> None:
+        opened.append(await handles.open(newer))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(open_newer)
+        await trio.sleep(0.2)
+        assert len(packager.opened) == 1, "there is one backup of a machine at a time"
+        assert await read(handles, first, 0, 10) == packager.opened[0].content[:10]
+        handles.release(first)
+    assert not packager.opened[0].is_open
+    assert await read(handles, opened[0], 0, 10) == packager.opened[1].content[:10]
+    handles.close()
+
+
+async def test_an_older_backup_that_does_not_end(
+    monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
+) -> None:
+    expect_log("vm1: vm1: somebody still reads an older backup of it; wait for the end, 'ovafs status' tells")
+    monkeypatch.setattr(handles_module, "WAIT_SECONDS", 0.1)
+    tree, handles, packager, node = await start_running(monkeypatch, backup_age=0.0)
+    first = await handles.open(node)
+    packager.salt["vm1"] = 7
+    newer = await tree.lookup(VMS.inode, b"vm1.ova")
+    assert isinstance(newer, MachineFile)
+    with pytest.raises(VolumeBusy, match="somebody still reads an older backup of it"):
+        await handles.open(newer)
+    assert await read(handles, first, 0, 10) == packager.opened[0].content[:10]
+    handles.release(first)
+    await packager.opened[0].closed()
+    later = await tree.lookup(VMS.inode, b"vm1.ova")
+    assert isinstance(later, MachineFile)
+    handles.release(await handles.open(later))
+    handles.close()
