@@ -16,7 +16,7 @@ from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.progress import progress_bar
 from ovafs.errors import OvafsError
 from ovafs.inventory.pool import Pool
-from ovafs.inventory.source import open_inventory
+from ovafs.inventory.source import open_inventory, selection_for
 from ovafs.model import MachineKind
 from ovafs.storage.map_cache import MapCache
 from ovafs.transfer.ingest.landing import PoolLanding
@@ -81,7 +81,7 @@ def check(source: str, name: str | None, *, template: bool, read: bool, repair: 
     if repair and name is not None:
         raise click.UsageError("--repair is for a whole pool")
     findings = []
-    with contextlib.closing(open_inventory(source)) as inventory:
+    with contextlib.closing(open_inventory(source, selection_for(source, name))) as inventory:
         if repair and isinstance(inventory, Pool):
             PoolLanding(inventory).close()
         for finding in _findings(inventory, name, MachineKind.TEMPLATE if template else None, read=read):
@@ -105,7 +105,7 @@ def _findings(inventory: Inventory, name: str | None, kind: MachineKind | None, 
     if name is None and isinstance(inventory, Pool):
         yield from _files(inventory)
     for row in damaged:
-        yield Finding(row.name, "", "", ok=False, reason=f"its definition is damaged: {row.reason}")
+        yield Finding(row.name, "", "", ok=False, reason=f"its definition is damaged: {row.reason}", hint=row.hint)
 
 
 def _files(pool: Pool) -> Iterator[Finding]:

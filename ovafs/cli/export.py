@@ -18,7 +18,7 @@ from ovafs.cli.output import print_json
 from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.progress import progress_bar
 from ovafs.errors import ExportFailed, OvafsError, VolumeChanged
-from ovafs.inventory.source import open_inventory
+from ovafs.inventory.source import open_inventory, selection_for
 from ovafs.model import MachineKind
 from ovafs.storage.map_cache import MapCache
 from ovafs.transfer.export_file import Exported, begin_export, export_file
@@ -79,7 +79,9 @@ def export(**arguments: object) -> None:
     """
     wanted = _Arguments(**arguments)  # type: ignore[arg-type]  # click passes exactly these
     with contextlib.ExitStack() as stack:
-        inventory = stack.enter_context(contextlib.closing(open_inventory(wanted.source)))
+        inventory = stack.enter_context(
+            contextlib.closing(open_inventory(wanted.source, selection_for(wanted.source, wanted.name)))
+        )
         machine = inventory.find(wanted.name, MachineKind.TEMPLATE if wanted.template else None)
         destination = _destination(wanted.destination, inventory, machine)
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)

@@ -12,7 +12,7 @@ from ovafs.cli.lazy import LazyGroup
 from ovafs.cli.output import machine_document, print_fields, print_json, print_table, warn
 from ovafs.cli.path_argument import PathArgument
 from ovafs.errors import MachineNotFound
-from ovafs.inventory.source import open_inventory, open_pool
+from ovafs.inventory.source import open_inventory, open_pool, selection_for
 from ovafs.model import CpuTopology, Disk, Machine, MachineKind, Nic, StateKind
 from ovafs.units import format_size
 
@@ -76,7 +76,7 @@ def show(source: str, name: str, *, as_json: bool, template: bool, descriptor: b
     """
     if descriptor and as_json:
         raise click.UsageError("--descriptor and --json exclude each other")
-    with contextlib.closing(open_inventory(source)) as inventory:
+    with contextlib.closing(open_inventory(source, selection_for(source, name))) as inventory:
         machine = inventory.find(name, MachineKind.TEMPLATE if template else None)
         source_text = None if as_json else inventory.read_descriptor(machine)
     if descriptor:

@@ -21,6 +21,7 @@
 | read_ahead= | how far the kernel reads ahead, a size; default 1MiB (needs root to take effect) |
 | include=, exclude= | show only machines whose name matches, or does not match, a pattern; may be given again |
 | tag= | show only domains of libvirt that have this tag; may be given again: one of them is enough |
+| snapshots | show external snapshots of libvirt's domains, too, as NAME@SNAPSHOT.ova |
 | templates= | pattern of the names that are templates (libvirt has none of its own); may be given again |
 | log= | file to log to; default: stderr with -f, else syslog, else mount.log in the cache directory |
 | debug | log every step |
@@ -58,6 +59,9 @@ IGNORED = frozenset(
 )
 
 
+_PATTERNS = ("include", "exclude", "templates", "tag")
+
+
 class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Checked options; see the table above."""
 
@@ -90,7 +94,8 @@ def parse_options(lists: tuple[str, ...]) -> MountOptions:
     """
     kernel: set[str] = set()
     values: dict[str, int | float | str | bool] = {}
-    patterns: dict[str, list[str]] = {name: [] for name in Selection.__struct_fields__}
+    patterns: dict[str, list[str]] = {name: [] for name in _PATTERNS}
+    shows_snapshots = False
     for item in (item for text in lists for item in _split(text)):
         name, equals, value = item.partition("=")
         if name in KERNEL_OPTIONS and not equals:
@@ -99,19 +104,24 @@ def parse_options(lists: tuple[str, ...]) -> MountOptions:
             continue
         elif name == "debug" and not equals:
             values["debug"] = True
+        elif name == "snapshots" and not equals:
+            shows_snapshots = True
         elif name in patterns and value:
             patterns[name].append(value)
         elif name in _PARSERS:
             values[name] = _parse_value(name, value)
         else:
             raise MountFailed(f"unknown mount option {item!r}", "see 'ovafs mount --help' for all options")
-    return msgspec.convert({"kernel": frozenset(kernel), "selection": patterns, **values}, MountOptions)
+    return msgspec.convert(
+        {"kernel": frozenset(kernel), "selection": {**patterns, "snapshots": shows_snapshots}, **values}, MountOptions
+    )
 
 
 def options_document(options: MountOptions) -> dict[str, str | float | bool | list[str] | None]:
     """The options by their names, as JSON has them; permission bits in octal, as they were given."""
     values = {name: getattr(options, name) for name in options.__struct_fields__}
-    patterns = {name: list(names) for name, names in msgspec.structs.asdict(values.pop("selection")).items()}
+    chosen = msgspec.structs.asdict(values.pop("selection"))
+    patterns = {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
     bits = {name: f"{values[name]:04o}" for name in ("mode", "drop_mode")}
     return {**values, **patterns, **bits, "drop_format": options.drop_format.value, "kernel": sorted(options.kernel)}
 

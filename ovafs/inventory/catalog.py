@@ -215,9 +215,7 @@ def _match(connection: sqlite3.Connection, name_or_uuid: str, kind: MachineKind 
 def _parse(connection: sqlite3.Connection, match: _Match) -> Machine:
     machines, damaged = rows.parse_rows(rows.read_one(connection, match.id))
     for machine in damaged:
-        raise InvalidDefinition(
-            f"{machine.name} is damaged in the catalog: {machine.reason}", "remove it and add it again"
-        )
+        raise InvalidDefinition(f"{machine.name} is damaged in the catalog: {machine.reason}", machine.hint)
     return machines[0]
 
 

@@ -17,13 +17,14 @@ class DamagedMachine(NamedTuple):
     """A machine that is there but whose definition cannot be used, with the reason in words.
 
     ``name`` is as safe to print as the source allows: characters that are not printable are escaped. ``uuid`` is
-    whatever the source has in its place; it tells this machine from all others.
+    whatever the source has in its place; it tells this machine from all others. ``hint`` says what to do, or "".
     """
 
     name: str
     reason: str
     uuid: str
     kind: MachineKind
+    hint: str = ""
 
 
 class Snapshot(NamedTuple):

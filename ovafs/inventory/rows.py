@@ -37,6 +37,8 @@ _STATES = """
 
 _FLAGS = {0: False, 1: True}
 
+_REPAIR = "remove it and add it again"
+
 
 class Rows(NamedTuple):
     """What was read of one state of the catalog, unchecked."""
@@ -94,7 +96,7 @@ def parse_rows(rows: Rows) -> Snapshot:
 def _damaged(row: Row, reason: str) -> DamagedMachine:
     row_id, uuid, kind, name, *_ = row
     shown_as = MachineKind.TEMPLATE if kind == MachineKind.TEMPLATE else MachineKind.VM
-    return DamagedMachine(printable(name), reason, f"{row_id}/{printable(uuid)}", shown_as)
+    return DamagedMachine(printable(name), reason, f"{row_id}/{printable(uuid)}", shown_as, _REPAIR)
 
 
 def printable(text: object) -> str:

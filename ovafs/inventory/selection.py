@@ -21,13 +21,14 @@ class Selection(msgspec.Struct, frozen=True):
     """Shell patterns (``*``, ``?``, ``[…]``). Nothing to include: everything; what is excluded is never shown.
 
     ``tag`` are tags of which a machine must have one to be shown. ``templates`` is for sources that do not tell
-    templates from machines; both are for sources that have tags, and no templates.
+    templates from machines, and ``snapshots`` shows those of each machine, too: all three are for libvirt.
     """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     tag: tuple[str, ...] = ()
+    snapshots: bool = False
 
     def shows(self, name: str, tags: frozenset[str]) -> bool:
         """Whether a machine of this name, with these tags, is shown."""

@@ -29,6 +29,11 @@ def is_uri(source: str) -> bool:
     return bool(_URI.match(source))
 
 
+def selection_for(source: str, name: str | None) -> Selection:
+    """What has to be shown so that the machine ``name`` can be found: NAME@SNAPSHOT of libvirt is one."""
+    return Selection(snapshots=is_uri(source) and "@" in (name or ""))
+
+
 def open_inventory(source: str, selection: Selection = ALL, scratch: ScratchSpace = OWN_SCRATCH) -> Inventory:
     """The inventory behind ``source``: a pool directory, or what libvirt has behind a URI; all of it. Close it.
 
@@ -41,9 +46,11 @@ def open_inventory(source: str, selection: Selection = ALL, scratch: ScratchSpac
         # Imported for those who use it: the library behind it is an extra, and loads slowly.
         from ovafs.inventory.libvirt.inventory import LibvirtInventory  # noqa: PLC0415
 
-        return LibvirtInventory(source, selection.is_template, scratch)
+        return LibvirtInventory(source, selection.is_template, scratch, snapshots=selection.snapshots)
     if selection.templates:
         raise SourceError(f"{source}: a pool knows its templates; the option 'templates' is for libvirt")
+    if selection.snapshots:
+        raise SourceError(f"{source}: a pool has no snapshots; the option 'snapshots' is for libvirt")
     if selection.tag:
         raise SourceError(f"{source}: a pool has no tags; the option 'tag' is for libvirt")
     return Pool(source)

@@ -297,7 +297,7 @@ class Tree:
         end = time.monotonic() + seconds
         for machine in machines:
             if isinstance(machine, DamagedMachine):
-                results.append(InvalidDefinition(machine.reason, "remove it and add it again"))
+                results.append(InvalidDefinition(machine.reason, machine.hint))
                 continue
             try:
                 results.append(self._packager.describe(machine))

@@ -7,7 +7,7 @@ import pytest
 from ovafs.errors import MachineNotFound, SourceError
 from ovafs.inventory.inventory import DamagedMachine
 from ovafs.inventory.selection import Selection
-from ovafs.inventory.source import open_inventory
+from ovafs.inventory.source import open_inventory, selection_for
 from ovafs.model import Machine, MachineKind
 from tests.support.fakes import MemoryInventory
 
@@ -52,13 +52,13 @@ def test_tags() -> None:
     memory = MemoryInventory([_machine("web"), _machine("db"), _machine("old")])
     memory.tagged = {"uuid of web": frozenset({"nightly", "x"}), "uuid of old": frozenset({"weekly"})}
 
-    def shown(**choices: tuple[str, ...]) -> list[str]:
-        return [machine.name for machine in Selection(**choices).of(memory).machines()]
+    def shown(selection: Selection) -> list[str]:
+        return [machine.name for machine in selection.of(memory).machines()]
 
-    assert shown(tag=("nightly",)) == ["web"]
-    assert shown(tag=("nightly", "weekly")) == ["web", "old"]
-    assert shown(tag=("nightly", "weekly"), exclude=("w*",)) == ["old"]
-    assert shown(tag=("none",)) == []
+    assert shown(Selection(tag=("nightly",))) == ["web"]
+    assert shown(Selection(tag=("nightly", "weekly"))) == ["web", "old"]
+    assert shown(Selection(tag=("nightly", "weekly"), exclude=("w*",))) == ["old"]
+    assert shown(Selection(tag=("none",))) == []
     with pytest.raises(MachineNotFound):
         Selection(tag=("nightly",)).of(memory).find("db")
 
@@ -66,3 +66,21 @@ def test_tags() -> None:
 def test_a_pool_has_no_tags() -> None:
     with pytest.raises(SourceError, match="a pool has no tags; the option 'tag' is for libvirt"):
         open_inventory("/somewhere", Selection(tag=("nightly",)))
+
+
+def test_a_pool_has_no_snapshots() -> None:
+    with pytest.raises(SourceError, match="a pool has no snapshots; the option 'snapshots' is for libvirt"):
+        open_inventory("/somewhere", Selection(snapshots=True))
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "expected"),
+    [
+        ("qemu:///system", "web@one", True),
+        ("qemu:///system", "web", False),
+        ("qemu:///system", None, False),
+        ("/srv/pool", "web@one", False),
+    ],
+)
+def test_a_machine_that_is_a_snapshot(source: str, name: str | None, expected: bool) -> None:
+    assert selection_for(source, name).snapshots is expected

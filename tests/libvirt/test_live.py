@@ -75,7 +75,7 @@ def counting(libvirt: Libvirt, folder: Path, name: str, form: str = "qcow2", dep
         yield guest
     finally:
         libvirt.virsh("destroy", name, status=None)
-        libvirt.virsh("undefine", name)
+        libvirt.virsh("undefine", name, "--snapshots-metadata")
 
 
 def job_of(libvirt: Libvirt, name: str) -> str:
@@ -367,3 +367,30 @@ def test_domains_with_a_tag(libvirt: Libvirt, tmp_path: Path, scratch: Path) -> 
         eventually(lambda: os.listdir(mount.path / "vms") == ["tagged.ova"], "an event tells of the tag")
         libvirt.virsh("metadata", "tagged", *words, "--remove")
         eventually(lambda: os.listdir(mount.path / "vms") == [], "an event tells that it is gone")
+
+
+def test_external_snapshots_are_machines(libvirt: Libvirt, tmp_path: Path, scratch: Path) -> None:
+    options = (f"scratch={scratch}", "snapshots")
+    with counting(libvirt, tmp_path, "kept") as guest:
+        before = guest.wait(50)
+        words = ("--disk-only", "--diskspec", f"vda,file={tmp_path / 'top.qcow2'}")
+        libvirt.virsh("snapshot-create-as", "kept", "first", *words)
+        after = guest.wait(50)
+        with mounted(libvirt.uri, tmp_path, *options) as mount:
+            assert sorted(os.listdir(mount.path / "vms")) == ["kept.ova", "kept@first.ova"]
+            run("cp", mount.path / "vms" / "kept@first.ova", tmp_path / "first.ova")
+            assert job_of(libvirt, "kept") == "None", "what nobody writes to needs no job"
+            assert before <= assert_one_moment(tmp_path / "first.ova", tmp_path / "first") <= after
+            run("cp", mount.path / "vms" / "kept.ova", tmp_path / "now.ova")
+            assert assert_one_moment(tmp_path / "now.ova", tmp_path / "now") >= after
+        ovafs("export", libvirt.uri, "kept@first", tmp_path / "exported.ova")
+        assert filecmp.cmp(tmp_path / "first.ova", tmp_path / "exported.ova", shallow=False)
+        time.sleep(11)  # what is written later than that after the snapshot shows in the time of the file
+        libvirt.virsh("blockcommit", "kept", "vda", "--active", "--pivot", "--wait")
+        with mounted(libvirt.uri, tmp_path, *options) as mount:
+            mount.expect_log("was written to after the snapshot was made: it is not what it was; remove the snapshot's")
+            result = run("cp", mount.path / "vms" / "kept@first.ova", tmp_path / "wrong.ova", status=1)
+            assert "Input/output error" in result.stderr
+            found = ovafs("check", libvirt.uri, "kept@first", status=1)
+            assert "was written to after the snapshot was made" in found.stdout + found.stderr
+        libvirt.virsh("snapshot-delete", "kept", "first", "--metadata")

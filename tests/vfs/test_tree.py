@@ -159,11 +159,11 @@ async def test_broken_machine_fails_alone_and_is_logged_once(
 async def test_damaged_machine_is_listed_and_fails_with_the_reason(expect_log: Callable[[str], None]) -> None:
     expect_log("vm2: its memory is no number")
     inventory = MemoryInventory([machine(1)])
-    inventory.damaged.append(DamagedMachine("vm2", "its memory is no number", "row 7", MachineKind.VM))
+    inventory.damaged.append(DamagedMachine("vm2", "its memory is no number", "row 7", MachineKind.VM, "add it again"))
     tree = make_tree(inventory, FakePackager())
     entries = await tree.entries(VMS)
     assert sorted((entry.name, entry.node is None) for entry in entries) == [(b"vm1.ova", False), (b"vm2.ova", True)]
-    with pytest.raises(InvalidDefinition, match="its memory is no number; remove it and add it again"):
+    with pytest.raises(InvalidDefinition, match="its memory is no number; add it again"):
         await tree.lookup(VMS.inode, b"vm2.ova")
 
 

@@ -119,7 +119,7 @@ class Domain(NamedTuple):
 
 def read_domain(text: str) -> Domain:
     """Raises InvalidDefinition for a text that is no domain, or that lacks what every domain has."""
-    root = _parse(text)
+    root = parse_document(text, "domain")
     left_out: list[str] = []
     disks = tuple(_disks(root, left_out))
     nics = tuple(_nics(root, left_out))
@@ -143,16 +143,17 @@ def read_domain(text: str) -> Domain:
     )
 
 
-def _parse(text: str) -> etree._Element:
+def parse_document(text: str, tag: str) -> etree._Element:
+    """The root, which is a ``tag``, of one of libvirt's documents. Raises InvalidDefinition."""
     if len(text) > MAX_DOCUMENT:
-        raise InvalidDefinition(f"the domain's XML has {len(text)} characters; at most {MAX_DOCUMENT} are read")
+        raise InvalidDefinition(f"the {tag}'s XML has {len(text)} characters; at most {MAX_DOCUMENT} are read")
     parser = etree.XMLParser(resolve_entities=False, load_dtd=False, no_network=True, huge_tree=False)
     try:
         root = etree.fromstring(text.encode(), parser)
     except (etree.XMLSyntaxError, UnicodeEncodeError) as error:
-        raise InvalidDefinition(f"the domain's XML cannot be read: {str(error)[:200]}") from None
-    if root.tag != "domain":
-        raise InvalidDefinition(f"the XML describes a {root.tag!r}, not a domain")
+        raise InvalidDefinition(f"the {tag}'s XML cannot be read: {str(error)[:200]}") from None
+    if root.tag != tag:
+        raise InvalidDefinition(f"the XML describes a {root.tag!r}, not a {tag}")
     return root
 
 

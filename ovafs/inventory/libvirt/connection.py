@@ -42,12 +42,13 @@ _HINT = "check that libvirt runs: 'virsh -c URI list' must work"
 
 
 class DomainText(NamedTuple):
-    """A domain's definition: as it is now if the domain runs, else as it would start."""
+    """A domain's definition: as it is now if the domain runs, else as it would start; and its snapshots if wanted."""
 
     uuid: str
     name: str
     text: str
     is_active: bool = False
+    snapshots: tuple[str, ...] = ()
 
 
 class Listing(NamedTuple):
@@ -116,11 +117,11 @@ class Connection:
             self._changed |= changed
             raise
 
-    def list_domains(self, wanted: Callable[[str], bool]) -> Listing:
+    def list_domains(self, wanted: Callable[[str], bool], *, snapshots: bool = False) -> Listing:
         """All domains, and the definitions of those whose UUIDs are ``wanted``. Raises SourceError."""
         with self.talk() as connection:
             domains = {domain.UUIDString(): domain for domain in connection.listAllDomains(0)}
-            texts = [_definition(domain) for uuid, domain in domains.items() if wanted(uuid)]
+            texts = [_definition(domain, snapshots=snapshots) for uuid, domain in domains.items() if wanted(uuid)]
         return Listing(set(domains), [text for text in texts if text is not None])
 
     def volume_path(self, pool: str, volume: str) -> str:
@@ -290,16 +291,17 @@ def _texts(domain: libvirt.virDomain) -> list[str]:
         raise
 
 
-def _definition(domain: libvirt.virDomain) -> DomainText | None:
+def _definition(domain: libvirt.virDomain, *, snapshots: bool) -> DomainText | None:
     """The definition, or None if the domain is gone."""
     try:
         is_active = bool(domain.isActive())
         text: str = domain.XMLDesc(0 if is_active else libvirt.VIR_DOMAIN_XML_INACTIVE)
+        kept = tuple(one.getXMLDesc(0) for one in domain.listAllSnapshots(0)) if snapshots else ()
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise
-    return DomainText(domain.UUIDString(), domain.name(), text, is_active)
+    return DomainText(domain.UUIDString(), domain.name(), text, is_active, kept)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The inventory that libvirt holds: every domain of a connection is a machine.
+"""The inventory that libvirt holds: every domain of a connection is a machine, and every snapshot, if wanted.
 
 Nothing is changed there. A domain that runs is shown as it is defined now, one that is shut off as it would start.
 
@@ -24,6 +24,7 @@ from ovafs.inventory.libvirt.connection import RECONNECT_SECONDS, Connection
 from ovafs.inventory.libvirt.definition_times import DefinitionTimes
 from ovafs.inventory.libvirt.descriptors import read_descriptor
 from ovafs.inventory.libvirt.machines import machine_of, with_times
+from ovafs.inventory.libvirt.snapshots import snapshot_machines
 from ovafs.inventory.rows import printable
 from ovafs.model import Machine, MachineKind, definition_digest
 
@@ -48,22 +49,30 @@ class _Known(NamedTuple):
     left_out: Sequence[str]
     is_active: bool = False
     tags: frozenset[str] = frozenset()
+    snapshots: tuple[Machine | DamagedMachine, ...] = ()
 
 
 class LibvirtInventory:
     """The domains of ``uri``. ``is_template`` tells templates by their name, beside those that are marked there."""
 
     def __init__(
-        self, uri: str, is_template: Callable[[str], bool] = lambda _: False, scratch: ScratchSpace = _OWN_SCRATCH
+        self,
+        uri: str,
+        is_template: Callable[[str], bool] = lambda _: False,
+        scratch: ScratchSpace = _OWN_SCRATCH,
+        *,
+        snapshots: bool = False,
     ) -> None:
         """Raises SourceError when there is no libvirt, or when it does not answer."""
         self.connection = Connection(uri)
         self._is_template = is_template
+        self._has_snapshots = snapshots
         self._lock = threading.Lock()
         self.source_id = str(uuid.uuid5(uuid.NAMESPACE_URL, self.connection.canonical_uri))
         self._state = _state_directory(self.source_id)
         self._times = DefinitionTimes(self._state and os.path.join(self._state, "definitions.sqlite"))
         self._known: dict[str, _Known] = {}
+        self._domains_of_snapshots: dict[str, _Known] = {}
         self._read_all_at = float("-inf")
         self._made = 0
         self._last: Snapshot | None = None
@@ -110,13 +119,13 @@ class LibvirtInventory:
         for machine in everything:
             if name_or_uuid in {machine.name, machine.uuid} and kind in {None, machine.kind}:
                 if isinstance(machine, DamagedMachine):
-                    raise InvalidDefinition(f"{machine.name}: {machine.reason}")
+                    raise InvalidDefinition(f"{machine.name}: {machine.reason}", machine.hint)
                 return machine
         raise MachineNotFound(f"{self.connection.uri} has no {kind or 'machine'} {printable(name_or_uuid)}")
 
     def tags(self, uuid: str) -> frozenset[str]:
-        """Of the metadata element ``tag`` of ovafs."""
-        known = self._known.get(uuid)
+        """Of the metadata element ``tag`` of ovafs; a snapshot has its domain's."""
+        known = self._known.get(uuid) or self._domains_of_snapshots.get(uuid)
         return known.tags if known else frozenset()
 
     def left_out(self, machine: Machine) -> Sequence[str]:
@@ -155,22 +164,26 @@ class LibvirtInventory:
         with self.connection.changes() as changed:
             reads_all = not self.connection.is_watching or now - self._read_all_at > POLL_SECONDS
             uuids, texts = self.connection.list_domains(
-                lambda one: reads_all or self.connection.made > self._made or one in changed or one not in self._known
+                lambda one: reads_all or self.connection.made > self._made or one in changed or one not in self._known,
+                snapshots=self._has_snapshots,
             )
         found = {domain.uuid: self._judge(domain) for domain in texts}
         self._known = {key: one for key, one in {**self._known, **self._dated(found)}.items() if key in uuids}
         if reads_all or self.connection.made > self._made:
             self._read_all_at, self._made = now, self.connection.made
-        return _snapshot(one.machine for one in self._known.values())
+        self._domains_of_snapshots = {machine.uuid: one for one in self._known.values() for machine in one.snapshots}
+        return _snapshot(machine for one in self._known.values() for machine in (one.machine, *one.snapshots))
 
     def _judge(self, domain: DomainText) -> _Known:
         kind = MachineKind.TEMPLATE if self._is_template(domain.name) else MachineKind.VM
         try:
             read = read_domain(domain.text)
             kind = MachineKind.TEMPLATE if read.is_template else kind
-            return _Known(machine_of(read, kind, self._path_of), read.left_out, domain.is_active, read.tags)
+            machine = machine_of(read, kind, self._path_of)
+            snapshots = tuple(snapshot_machines(domain, kind, self._path_of))
+            return _Known(machine, read.left_out, domain.is_active, read.tags, snapshots)
         except (InvalidDefinition, MachineNotFound) as error:
-            return _Known(DamagedMachine(printable(domain.name), str(error), domain.uuid, kind), ())
+            return _Known(DamagedMachine(printable(domain.name), error.summary, domain.uuid, kind, error.hint), ())
 
     def _dated(self, found: dict[str, _Known]) -> dict[str, _Known]:
         usable = {key: one for key, one in found.items() if isinstance(one.machine, Machine)}
