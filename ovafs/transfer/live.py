@@ -22,6 +22,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import InvalidImage, StaleHandle
+from ovafs.model import definition_digest
 from ovafs.storage.chain import open_chain
 from ovafs.storage.nbd.volume import open_nbd
 from ovafs.streams.clusters import ClusterRuns
@@ -51,8 +52,9 @@ _ATTEMPTS = 5
 
 
 class _Measured(NamedTuple):
-    """Sizes that were announced for the disks of a machine, and what its images stored then, in bytes."""
+    """Sizes that were announced for the disks of a machine with this definition, and what its images stored then."""
 
+    definition: bytes
     allocated: int
     sizes: tuple[int, ...]
     slack: int
@@ -70,8 +72,8 @@ class LivePackager:
         self._lock = threading.Lock()
 
     def is_running(self, machine: Machine) -> bool:
-        """Whether the machine runs, and a backup of it can be made."""
-        return self._inventory.can_back_up(machine)
+        """Whether the machine runs, and a backup of it can be made; one without disks needs none."""
+        return bool(machine.disks) and self._inventory.can_back_up(machine)
 
     def describe(self, machine: Machine) -> Description:
         """The machine's present description; nothing is begun. Raises an ImageError, InvalidDefinition."""
@@ -142,7 +144,8 @@ class LivePackager:
         allocated = sum(file.allocated for chain in chains for file in chain.files)
         with self._lock:
             known = self._measured.get(machine.uuid)
-        if known is not None and len(known.sizes) == len(chains) and allocated - known.allocated < known.slack // 4:
+        is_same = known is not None and known.definition == definition_digest(machine)
+        if known is not None and is_same and allocated - known.allocated < known.slack // 4:
             return known
         return self._announce(machine, allocated, [_planned(number, chain) for number, chain in enumerate(chains)])
 
@@ -151,7 +154,7 @@ class LivePackager:
         sizes = tuple(
             min(disk.size + slack, _largest(disk.virtual_size)) for disk, slack in zip(disks, slacks, strict=True)
         )
-        measured = _Measured(allocated, sizes, min(slacks, default=0))
+        measured = _Measured(definition_digest(machine), allocated, sizes, min(slacks, default=0))
         with self._lock:
             self._measured[machine.uuid] = measured
         return measured

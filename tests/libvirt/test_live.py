@@ -394,3 +394,22 @@ def test_external_snapshots_are_machines(libvirt: Libvirt, tmp_path: Path, scrat
             found = ovafs("check", libvirt.uri, "kept@first", status=1)
             assert "was written to after the snapshot was made" in found.stdout + found.stderr
         libvirt.virsh("snapshot-delete", "kept", "first", "--metadata")
+
+
+def test_qemu_as_a_user_of_its_own(tmp_path: Path) -> None:
+    """As Debian has it: scratch files and sockets are made by who is not root."""
+    folder = Path(tempfile.mkdtemp(prefix="ovafs-", dir="/var/tmp"))
+    try:
+        folder.chmod(0o755)
+        with (
+            own_libvirt(folder / "libvirt", user="libvirt-qemu") as libvirt,
+            counting(libvirt, folder, "user") as guest,
+        ):
+            with mounted(libvirt.uri, tmp_path, f"scratch={folder / 'state' / 'scratch'}") as mount:
+                run("cp", mount.path / "vms" / "user.ova", tmp_path / "copy.ova")
+                (jobs,) = (folder / "state" / "scratch").iterdir()
+                assert jobs.owner() == "libvirt-qemu"
+            assert_one_moment(tmp_path / "copy.ova", tmp_path / "x")
+            guest.wait(10)
+    finally:
+        shutil.rmtree(folder)

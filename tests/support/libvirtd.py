@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# What the daemon finds in its own folders; with root's QEMU nobody's permissions are in the way.
+# What the daemon finds in its own folders.
 _SETTINGS = {
-    "etc/qemu.conf": 'user = "root"\ngroup = "root"\nnamespaces = []\nsecurity_driver = "none"\n'
-    'cgroup_controllers = []\nstdio_handler = "file"\n',
+    "etc/qemu.conf": 'namespaces = []\ncgroup_controllers = []\nstdio_handler = "file"\n',
     "etc/libvirtd.conf": 'auth_unix_rw = "none"\nunix_sock_group = "root"\n',
 }
 _FOLDERS = {
@@ -98,8 +97,11 @@ class Libvirt:
 
 
 @contextlib.contextmanager
-def own_libvirt(folder: Path) -> Iterator[Libvirt]:
-    """Start one with a storage pool and a network "default" (not running); its guests end with it."""
+def own_libvirt(folder: Path, user: str = "root") -> Iterator[Libvirt]:
+    """Start one with a storage pool and a network "default" (not running); its guests end with it.
+
+    ``user`` runs QEMU: with root's nobody's permissions are in the way.
+    """
     if os.getuid() != 0:
         pytest.skip("needs root, for a mount namespace")
     libvirt = Libvirt(folder)
@@ -107,6 +109,8 @@ def own_libvirt(folder: Path) -> Iterator[Libvirt]:
         (folder / name).mkdir(parents=True)
     for name, text in _SETTINGS.items():
         (folder / name).write_text(text)
+    with (folder / "etc/qemu.conf").open("a") as settings:
+        settings.write(f'user = "{user}"\ngroup = "{user}"\n')
     binds = [f"mkdir -p {place} && mount --bind {folder / name} {place}" for name, place in _FOLDERS.items()]
     script = "\n".join([*binds, f"dev={folder / 'dev'}", _OWN_DEVICES, f"pid={libvirt.pid_file}", _DAEMON])
     with started("unshare", "-m", "bash", "-ec", script, log=folder / "libvirtd.log") as process:

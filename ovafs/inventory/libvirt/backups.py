@@ -58,6 +58,9 @@ class Backup:
         self._job = job
         self._is_over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name=f"backup of {name}", daemon=True)
+
+    def watch(self) -> None:
+        """Begin to; once."""
         self._watcher.start()
 
     def end(self) -> None:
@@ -152,6 +155,7 @@ class Backups:
         backup = Backup(self, machine.name, job, [Export(path, name) for name in names])
         with self._lock:
             self._running.add(backup)
+        backup.watch()
         return backup
 
     def end_abandoned(self) -> None:

@@ -36,7 +36,9 @@ class ScratchDirectory:
             )
         self._numbers = itertools.count(1)
         try:
-            os.makedirs(base, mode=0o711, exist_ok=True)
+            if not os.path.isdir(base):
+                os.makedirs(base, exist_ok=True)
+                os.chmod(base, 0o711)  # noqa: S103 - whatever the umask: QEMU has to come through
             with _locked(base):
                 self.path = tempfile.mkdtemp(prefix=prefix, dir=base)
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
