@@ -71,12 +71,17 @@ class CpuTopology(msgspec.Struct, frozen=True, kw_only=True):
         return self.sockets * self.cores * self.threads
 
 
-class Volume(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a disk's bytes lie: an image file or block device, with its recorded format."""
+class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a disk's bytes lie: an image file or block device, with its recorded format.
+
+    ``snapshot`` is the name of an internal snapshot of a qcow2 image; empty for its present content. (Defaults are
+    left out, so that a definition without it has the digest that it always had.)
+    """
 
     uuid: str
     path: str
     format: DiskFormat
+    snapshot: str = ""
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):

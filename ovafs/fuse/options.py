@@ -21,7 +21,7 @@
 | read_ahead= | how far the kernel reads ahead, a size; default 1MiB (needs root to take effect) |
 | include=, exclude= | show only machines whose name matches, or does not match, a pattern; may be given again |
 | tag= | show only domains of libvirt that have this tag; may be given again: one of them is enough |
-| snapshots | show external snapshots of libvirt's domains, too, as NAME@SNAPSHOT.ova |
+| snapshots | show snapshots of libvirt's domains, too, as NAME@SNAPSHOT.ova |
 | templates= | pattern of the names that are templates (libvirt has none of its own); may be given again |
 | log= | file to log to; default: stderr with -f, else syslog, else mount.log in the cache directory |
 | debug | log every step |

@@ -21,6 +21,7 @@ import trio
 from ovafs.errors import ImageError, InvalidImage, ReadFailed, UnsupportedFeature
 from ovafs.formats.detect import HEAD_SIZE
 from ovafs.model import DiskFormat
+from ovafs.printable import printable
 from ovafs.storage.backing import backing_format, backing_path, check_head
 from ovafs.storage.locks import lock_for_reading
 from ovafs.storage.qcow2 import qcow2_extents, read_cluster, read_header
@@ -71,11 +72,13 @@ def open_chain(
     path: str,
     format: DiskFormat,  # noqa: A002 - the word of qemu-img
     *,
+    snapshot: str = "",
     lock: bool = True,
     is_live: bool = False,
 ) -> Chain:
     """Open and check the image at ``path`` and all its backing files. Blocks.
 
+    ``snapshot`` is the name of an internal one, of a qcow2 image: the disk as it was then.
     With ``is_live`` it does not matter that somebody writes to them meanwhile: good for an estimate, not for data.
 
     Raises ImageUnavailable, VolumeBusy, InvalidImage (also for a chain that leads back to itself),
@@ -87,7 +90,8 @@ def open_chain(
         while next_path is not None:
             overlay = links[-1] if links else None
             try:
-                link = _open_link(SourceFile(next_path, is_live=is_live), overlay, format, undo, lock=lock)
+                file = SourceFile(next_path, is_live=is_live)
+                link = _open_link(file, overlay, format, undo, snapshot="" if overlay else snapshot, lock=lock)
                 _check_place(link.file, links)
             except ImageError as error:
                 if overlay is not None:
@@ -96,10 +100,12 @@ def open_chain(
             links.append(link)
             next_path = backing_path(link.file.path, link.header) if link.header else None
         undo.pop_all()
-    return Chain(links)
+    return Chain(links, snapshot)
 
 
-def _open_link(file: SourceFile, overlay: _Link | None, form: DiskFormat, undo: ExitStack, *, lock: bool) -> _Link:
+def _open_link(
+    file: SourceFile, overlay: _Link | None, form: DiskFormat, undo: ExitStack, *, snapshot: str, lock: bool
+) -> _Link:
     undo.callback(file.close)
     if lock:
         lock_for_reading(file)
@@ -107,7 +113,11 @@ def _open_link(file: SourceFile, overlay: _Link | None, form: DiskFormat, undo: 
     if overlay is not None and overlay.header is not None:
         form = backing_format(overlay.file.path, overlay.header, file, head)
     check_head(file, head, form)
-    return _Link(file, read_header(file, head) if form == DiskFormat.QCOW2 else None)
+    if form == DiskFormat.QCOW2:
+        return _Link(file, read_header(file, head, snapshot))
+    if snapshot:
+        raise InvalidImage(file.path, f"has no snapshot {printable(snapshot)!r}: it is no qcow2 image")
+    return _Link(file, None)
 
 
 def _check_place(file: SourceFile, above: Sequence[_Link]) -> None:
@@ -121,8 +131,9 @@ def _check_place(file: SourceFile, above: Sequence[_Link]) -> None:
 class Chain:
     """An open disk (``storage.volume.Volume``). Its extents are known after ``read_extents`` or ``use_extents``."""
 
-    def __init__(self, links: Sequence[_Link]) -> None:
+    def __init__(self, links: Sequence[_Link], snapshot: str = "") -> None:
         self._links = tuple(links)
+        self.snapshot = snapshot
         self.files = tuple(link.file for link in links)
         self.path = links[0].file.path
         self.virtual_size = links[0].virtual_size

@@ -11,27 +11,41 @@ from typing import TYPE_CHECKING
 from ovafs.errors import InvalidImage
 from ovafs.formats.detect import HEAD_SIZE
 from ovafs.formats.inflate import inflate_cluster
-from ovafs.formats.qcow2.header import header_area, parse_header
+from ovafs.formats.qcow2.header import header_area, parse_header, parse_references
+from ovafs.formats.qcow2.snapshots import MAX_TABLE, at_snapshot, parse_snapshots
 from ovafs.formats.qcow2.tables import L2Decoder, compressed_range, l2_table_runs
+from ovafs.printable import printable
 from ovafs.storage.data_ranges import data_ranges
 from ovafs.streams.extents import ExtentMap, Kind
 
 if TYPE_CHECKING:
     from ovafs.formats.qcow2.header import Header
+    from ovafs.formats.qcow2.snapshots import Snapshot
     from ovafs.storage.source_file import SourceFile
     from ovafs.streams.extents import Extent
 
 
-def read_header(file: SourceFile, head: bytes) -> Header:
-    """The checked header; ``head`` is the file's first 64 KiB.
+def read_header(file: SourceFile, head: bytes, snapshot: str = "") -> Header:
+    """The checked header; ``head`` is the file's first 64 KiB. With the name of a ``snapshot``: as it was then.
 
     Raises InvalidImage, UnsupportedFeature, ReadFailed, VolumeChanged.
     """
     if len(head) == HEAD_SIZE and header_area(head) > HEAD_SIZE:
         head = file.read(0, header_area(head))
     header = parse_header(head, file.path)
+    if snapshot:
+        header = at_snapshot(header, _find_snapshot(file, head, snapshot), file.path)
     file.check_unchanged()
     return header
+
+
+def _find_snapshot(file: SourceFile, head: bytes, name: str) -> Snapshot:
+    references = parse_references(head)
+    table = file.read(references.snapshots_offset, MAX_TABLE) if references.snapshots else b""
+    for snapshot in parse_snapshots(table, references.snapshots, file.path):
+        if snapshot.name == name:
+            return snapshot
+    raise InvalidImage(file.path, f"has no snapshot {printable(name)!r}", "see 'qemu-img snapshot -l'")
 
 
 def qcow2_extents(file: SourceFile, header: Header, max_extents: int) -> ExtentMap:

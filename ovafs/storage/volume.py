@@ -59,6 +59,11 @@ class Volume(Protocol):
         ...
 
     @property
+    def snapshot(self) -> str:
+        """The internal snapshot that is read; "" for the present content."""
+        ...
+
+    @property
     def is_volatile(self) -> bool:
         """True when a change of content may go unnoticed, so that nothing about it may be remembered."""
         ...

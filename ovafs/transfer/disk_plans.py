@@ -104,11 +104,11 @@ def plan_disk(number: int, volume: Volume, plan: DiskPlan) -> PlannedQcow2:
 def _key(volume: Volume) -> bytes:
     """All that a plan is a function of.
 
-    The formats count: one file can be a raw disk of one machine and a qcow2 image of another. So does the version of
-    ovafs: another one may read the images in another way.
+    The formats count: one file can be a raw disk of one machine and a qcow2 image of another; and the snapshot. So does
+    the version of ovafs: another one may read the images in another way.
     """
     reader = (__version__, CLUSTER_BITS)
-    files = (volume.virtual_size, volume.formats, volume.identities())
+    files = (volume.virtual_size, volume.formats, volume.identities(), volume.snapshot)
     return b"disk:" + hashlib.sha256(msgspec.msgpack.encode((reader, files))).digest()
 
 

@@ -167,7 +167,7 @@ def _open_chains(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
 def _open_once(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
     chains = []
     for disk in machine.disks:
-        chain = open_chain(disk.volume.path, disk.volume.format)
+        chain = open_chain(disk.volume.path, disk.volume.format, snapshot=disk.volume.snapshot)
         stack.callback(chain.close)
         chains.append(chain)
     return chains

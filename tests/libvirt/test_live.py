@@ -21,7 +21,7 @@ from tests.support.guests import SIZE, CountingGuest, counters, counting_image
 from tests.support.images import convert
 from tests.support.libvirtd import own_libvirt
 from tests.support.mount import mounted
-from tests.support.oracles import check_qcow2, extract
+from tests.support.oracles import assert_same_disk, check_qcow2, extract
 from tests.support.pools import eventually
 from tests.support.processes import ovafs, run
 
@@ -413,3 +413,21 @@ def test_qemu_as_a_user_of_its_own(tmp_path: Path) -> None:
             guest.wait(10)
     finally:
         shutil.rmtree(folder)
+
+
+def test_internal_snapshots_are_machines_while_nobody_writes(libvirt: Libvirt, tmp_path: Path, scratch: Path) -> None:
+    with counting(libvirt, tmp_path, "inner") as guest:
+        libvirt.virsh("destroy", "inner")
+        libvirt.virsh("snapshot-create-as", "inner", "inside")
+        run("qemu-img", "convert", "-O", "raw", "-l", "snapshot.name=inside", guest.disk, tmp_path / "inside.raw")
+        guest.start()
+        guest.wait(100)
+        with mounted(libvirt.uri, tmp_path, f"scratch={scratch}", "snapshots") as mount:
+            mount.expect_log("inner@inside: .* another process writes to it")
+            file = mount.path / "vms" / "inner@inside.ova"
+            assert "Device or resource busy" in run("cp", file, tmp_path / "copy.ova", status=1).stderr
+            libvirt.virsh("destroy", "inner")
+            time.sleep(HALF_KNOWN)
+            run("cp", file, tmp_path / "copy.ova")
+            (disk,) = extract(tmp_path / "copy.ova", tmp_path / "x")[1:]
+            assert_same_disk(disk, tmp_path / "inside.raw", "qcow2", "raw")

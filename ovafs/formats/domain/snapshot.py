@@ -20,12 +20,13 @@ from ovafs.formats.domain.read import parse_document
 
 
 class DomainSnapshot(NamedTuple):
-    """``domain`` is XML. ``external`` are the targets of disks whose files nobody writes to since."""
+    """``domain`` is XML. The others are targets of disks: whose files nobody writes to since, or that lie inside."""
 
     name: str
     created: int
     domain: str
     external: frozenset[str]
+    internal: frozenset[str]
 
 
 def read_snapshot(text: str) -> DomainSnapshot:
@@ -35,5 +36,8 @@ def read_snapshot(text: str) -> DomainSnapshot:
     name, created = (root.findtext("name") or "").strip(), (root.findtext("creationTime") or "").strip()
     if domain is None or not name or not (created.isascii() and created.isdigit() and len(created) < 12):
         raise InvalidDefinition("the snapshot's XML does not say what the domain was, or when")
-    external = {disk.get("name", "") for disk in root.iterfind("disks/disk") if disk.get("snapshot") == "external"}
-    return DomainSnapshot(name, int(created), etree.tostring(domain, encoding="unicode"), frozenset(external))
+    kept = {
+        how: frozenset(disk.get("name", "") for disk in root.iterfind("disks/disk") if disk.get("snapshot") == how)
+        for how in ("external", "internal")
+    }
+    return DomainSnapshot(name, int(created), etree.tostring(domain, encoding="unicode"), **kept)

@@ -12,7 +12,7 @@ r"""The qcow2 header, versions 2 and 3, and its extensions (QEMU docs/interop/qc
 | 36-39 | l1_size (entries) | yes | up to 32 MiB of table |
 | 40-47 | l1_table_offset | yes | aligned to a cluster, behind the header |
 | 48-55, 56-59 | refcount_table_offset, _clusters | yes | any: refcounts do not decide what the guest sees |
-| 60-63, 64-71 | nb_snapshots, snapshots_offset | yes | any: internal snapshots are not part of the disk |
+| 60-63, 64-71 | nb_snapshots, snapshots_offset | yes | any: see ``snapshots`` |
 | 72-79 | incompatible_features | | bits 3 (compression type) and 4 (extended L2) |
 | 80-87, 88-95 | compatible_, autoclear_features | | any, by their definition |
 | 96-99 | refcount_order | | up to 6 |
@@ -189,7 +189,7 @@ def parse_header(data: bytes, path: str) -> Header:
         backing_file=_backing_file(data, backing_offset, backing_size, path),
         backing_format=_text(extensions.get(Extension.BACKING_FORMAT, b"")) or None,
     )
-    return header._replace(l1_entries=_l1_entries(header, l1_size, path))
+    return header._replace(l1_entries=l1_entries(header, l1_size, path))
 
 
 def _parse_v3(data: bytes, path: str) -> tuple[int, int]:
@@ -268,8 +268,8 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace").encode("unicode_escape").decode("ascii")
 
 
-def _l1_entries(header: Header, l1_size: int, path: str) -> int:
-    """Entries of the L1 table that map the virtual size, once the table has been found possible."""
+def l1_entries(header: Header, l1_size: int, path: str) -> int:
+    """Entries that map the virtual size, of a table of ``l1_size``. Raises InvalidImage if there can be none such."""
     if header.extended_l2 and header.cluster_bits < MIN_EXTENDED_CLUSTER_BITS:
         raise InvalidImage(path, f"extended L2 entries with cluster_bits {header.cluster_bits}, less than 14")
     if l1_size * 8 > MAX_L1_SIZE:

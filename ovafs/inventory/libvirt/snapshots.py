@@ -1,7 +1,8 @@
-"""Snapshots of domains as machines of their own, ``NAME@SNAPSHOT``: those whose disks lie in files of their own.
+"""Snapshots of domains as machines of their own, ``NAME@SNAPSHOT``.
 
-An external snapshot leaves the files as they are and lets the domain write to overlays. So the files are what the disks
-were, until somebody writes to them all the same: a block commit does, which leaves the snapshot's metadata behind.
+An external snapshot leaves a disk's files as they are and lets the domain write to an overlay. So the files are what
+the disk was, until somebody writes to them all the same: a block commit does, which leaves the snapshot's metadata
+behind. An internal one lies in the image that the domain goes on to write to: it can be read while nobody does.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import os
 import uuid
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ovafs.errors import InvalidDefinition, MachineNotFound
 from ovafs.formats.domain.read import read_domain
 from ovafs.formats.domain.snapshot import read_snapshot
 from ovafs.inventory.inventory import DamagedMachine
 from ovafs.inventory.libvirt.machines import machine_of, with_times
 from ovafs.inventory.rows import printable
+from ovafs.model import DiskFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,17 +54,23 @@ def _machine(
 ) -> Machine:
     name = f"{domain.name}@{snapshot.name}"
     then = read_domain(snapshot.domain)
-    if inside := [disk.target for disk in then.disks if disk.target not in snapshot.external]:
-        raise InvalidDefinition(
-            f"the snapshot of disk {inside[0]} lies inside its image, which is not supported",
-            "external ones are: 'virsh snapshot-create-as --disk-only'",
-        )
     machine = machine_of(then._replace(uuid=_uuid(domain, name), name=name), kind, path_of)
-    return with_times(machine, snapshot.created, snapshot.created)
+    disks = []
+    for disk, target in zip(machine.disks, then.disks, strict=True):
+        if target.target in snapshot.external:
+            disks.append(disk)
+        elif target.target in snapshot.internal and disk.volume.format is DiskFormat.QCOW2:
+            inside = msgspec.structs.replace(disk.volume, snapshot=snapshot.name)
+            disks.append(msgspec.structs.replace(disk, volume=inside))
+        else:
+            raise InvalidDefinition(f"disk {target.target} is no part of the snapshot")
+    return with_times(msgspec.structs.replace(machine, disks=tuple(disks)), snapshot.created, snapshot.created)
 
 
 def _check_disks(machine: Machine, snapshot: DomainSnapshot) -> None:
     for disk in machine.disks:
+        if disk.volume.snapshot:
+            continue
         try:
             written = os.stat(disk.volume.path).st_mtime
         except OSError:

@@ -45,6 +45,8 @@ class NbdVolume:
 
     formats: tuple[DiskFormat, ...] = ()
 
+    snapshot = ""
+
     is_volatile = True
     """What the server shows has no identity."""
 

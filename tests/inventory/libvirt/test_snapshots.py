@@ -15,6 +15,7 @@ from ovafs.inventory.libvirt.connection import DomainText
 from ovafs.inventory.libvirt.snapshots import snapshot_machines
 from ovafs.model import Machine, MachineKind
 from tests.support.domains import domain_xml
+from tests.support.images import create
 from tests.support.pools import Image, raw_image
 
 if TYPE_CHECKING:
@@ -56,11 +57,20 @@ def test_an_external_snapshot_is_a_machine(tmp_path: Path) -> None:
     assert machines(snapshot_xml("one", image, created=made)) == [first], "the same whenever it is looked at"
 
 
-def test_an_internal_snapshot_is_refused_by_name(tmp_path: Path) -> None:
-    machine = only(snapshot_xml("one", raw_image(tmp_path / "base.raw"), created=now(), kept="internal"))
+def test_an_internal_snapshot_lies_in_its_image(tmp_path: Path) -> None:
+    """So that it does not matter when that was written to last."""
+    image = Image(create(tmp_path / "a.qcow2", 1 << 20), "qcow2")
+    machine = only(snapshot_xml("one", image, created=1, kept="internal"))
+    assert isinstance(machine, Machine)
+    assert [disk.volume.snapshot for disk in machine.disks] == ["one"]
+
+
+@pytest.mark.parametrize(("form", "kept"), [("qcow2", "no"), ("raw", "internal")])
+def test_a_disk_that_is_no_part_of_the_snapshot(tmp_path: Path, form: str, kept: str) -> None:
+    machine = only(snapshot_xml("one", Image(tmp_path / "a", form), created=now(), kept=kept))
     assert isinstance(machine, DamagedMachine)
     assert machine.name == "web@one"
-    assert "the snapshot of disk vda lies inside its image, which is not supported" in machine.reason
+    assert machine.reason == "disk vda is no part of the snapshot"
 
 
 def test_an_image_that_was_written_to_since(tmp_path: Path) -> None:
