@@ -113,7 +113,7 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         inventory: Inventory = stack.enter_context(contextlib.closing(_inventory(source, options)))
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
         stack.callback(cache.close)
-        packager = Packager(cache, inventory)
+        packager = Packager(cache, inventory, options.pin)
         tree = Tree(options.selection.of(inventory), packager)
         handles = Handles(tree, packager, options.backup_age)
         stack.callback(handles.close)

@@ -13,6 +13,7 @@
 | drop_certificate= | signatures of uploads: ignore, warn (default: what is wrong with one is said), or require |
 | drop_ca_file= | PEM file with the certificates of those whose signatures are trusted; read when mounting |
 | pool= | storage pool of libvirt that uploads land in; default: the one called default |
+| pin= | what keeps the images of an open file as they are: lock (default), or reflink, which lets them be written to |
 | backup_age= | how long who comes later reads a running machine's backup that is open; a duration, default 1h |
 | scratch= | directory for what running machines overwrite while they are copied; default: in the state directory |
 | scratch_reserve= | room that always stays free there: copies are given up before; a size, default 1GiB |
@@ -45,6 +46,7 @@ from ovafs.inventory.selection import Selection
 from ovafs.transfer.ingest.choices import Clash, ImportChoices, check_choices
 from ovafs.transfer.ingest.signature import CertificatePolicy
 from ovafs.transfer.ingest.target import TargetFormat
+from ovafs.transfer.packager import Pin
 from ovafs.units import GIB, MIB, parse_duration, parse_size
 from ovafs.vfs.handles import BACKUP_AGE
 
@@ -76,6 +78,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     drop_certificate: CertificatePolicy = CertificatePolicy.WARN
     drop_ca_file: str | None = None
     pool: str | None = None
+    pin: Pin = Pin.LOCK
     backup_age: float = BACKUP_AGE
     scratch: str | None = None
     scratch_reserve: int = GIB
@@ -178,6 +181,7 @@ _PARSERS: dict[str, Callable[[str], int | float | str]] = {
     "drop_certificate": _one_of(CertificatePolicy),
     "drop_ca_file": os.path.abspath,
     "pool": str,
+    "pin": _one_of(Pin),
     "backup_age": parse_duration,
     "scratch": os.path.abspath,
     "scratch_reserve": parse_size,

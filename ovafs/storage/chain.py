@@ -185,6 +185,14 @@ class Chain:
         """True when a change of content may go unnoticed, so that nothing about it may be remembered."""
         return any(file.is_block_device for file in self.files)
 
+    def clone(self) -> bool:
+        """Read from clones of its files, as far as their file systems can make them; before the first read. Blocks.
+
+        True if all of them could. Raises VolumeChanged.
+        """
+        cloned = [file.clone() for file in self.files]
+        return all(cloned)
+
     def check_unchanged(self) -> None:
         """Raise VolumeChanged if any file changed since it was opened."""
         for file in self.files:

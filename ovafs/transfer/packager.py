@@ -13,6 +13,7 @@ A machine that runs is left to ``live``.
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
 import time
 from itertools import count
@@ -49,11 +50,20 @@ TIMESTAMP_GRANULARITY_NS = 20_000_000
 COARSE_GRANULARITY_NS = 2_000_000_000
 
 
+class Pin(enum.StrEnum):
+    """What keeps the images of an open package as they are."""
+
+    LOCK = "lock"
+    REFLINK = "reflink"
+
+
 class Packager:
     """Describes and opens packages; safe to use from several threads."""
 
-    def __init__(self, cache: MapCache, inventory: Inventory) -> None:
+    def __init__(self, cache: MapCache, inventory: Inventory, pin: Pin = Pin.LOCK) -> None:
+        """``pin`` REFLINK: images are cloned when they are opened, where their file system can do that."""
         self._cache = cache
+        self._pin = pin
         self._assembler = Assembler(inventory.read_state)
         self._live = LivePackager(inventory, self._assembler)
         self._descriptions: dict[bytes, Description] = {}
@@ -109,6 +119,9 @@ class Packager:
             if description.generation != wanted.generation:
                 self._keep(_description_key(machine), description)
                 raise StaleHandle(f"{machine.name}: its definition or an image changed since it was looked up")
+            for chain in chains if self._pin is Pin.REFLINK else ():
+                if not chain.clone():
+                    log.debug("%s: %s cannot be cloned as a whole; what is not stays locked", machine.name, chain.path)
             undo.pop_all()
         return OpenPackage(package, chains, description)
 
