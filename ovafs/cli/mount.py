@@ -89,7 +89,16 @@ def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: b
         _serve(source, mountpoint, options, daemon.ready)
 
 
+_FOR_LIBVIRT = ("backup_age", "scratch", "scratch_reserve")
+
+
 def _inventory(source: str, options: MountOptions) -> Inventory:
+    """What is to be shown. Raises SourceError, also for options that would do nothing there."""
+    usual = MountOptions()
+    if not is_uri(source):
+        for name in _FOR_LIBVIRT:
+            if getattr(options, name) != getattr(usual, name):
+                raise SourceError(f"{source}: the option {name!r} is for running machines, which libvirt has")
     return open_inventory(source, options.selection, ScratchSpace(options.scratch, options.scratch_reserve))
 
 

@@ -109,8 +109,8 @@ def parse_options(lists: tuple[str, ...]) -> MountOptions:
             values["debug"] = True
         elif name == "snapshots" and not equals:
             shows_snapshots = True
-        elif name in patterns and value:
-            patterns[name].append(value)
+        elif name in patterns:
+            patterns[name].append(_needed(name, value))
         elif name in _PARSERS:
             values[name] = _parse_value(name, value)
         else:
@@ -192,10 +192,14 @@ _PARSERS: dict[str, Callable[[str], int | float | str]] = {
 }
 
 
-def _parse_value(name: str, value: str) -> int | float | str:
+def _needed(name: str, value: str) -> str:
     if not value:
         raise MountFailed(f"mount option {name}= needs a value")
+    return value
+
+
+def _parse_value(name: str, value: str) -> int | float | str:
     try:
-        return _PARSERS[name](value)
+        return _PARSERS[name](_needed(name, value))
     except ValueError as error:
         raise MountFailed(f"mount option {name}={value}: {error}") from None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ovafs.errors import MountFailed
-from ovafs.fuse.options import MountOptions, parse_options
+from ovafs.fuse.options import MountOptions, options_document, parse_options
+from ovafs.inventory.selection import Selection
+from ovafs.transfer.packager import Pin
 
 
 def test_defaults() -> None:
@@ -37,6 +39,16 @@ def test_choices_for_uploads() -> None:
     assert (options.drop_certificate, options.drop_ca_file) == ("require", "/vendors.pem")
 
 
+def test_choices_for_libvirt() -> None:
+    options = parse_options(("backup_age=90m,scratch=/var/../srv/scratch,scratch_reserve=8GiB,pin=reflink",))
+    assert (options.backup_age, options.scratch, options.scratch_reserve) == (5400.0, "/srv/scratch", 8 << 30)
+    assert options.pin is Pin.REFLINK
+    options = parse_options(("include=web*,snapshots", "tag=nightly,tag=weekly,templates=base,exclude=old"))
+    assert options.selection == Selection(("web*",), ("old",), ("base",), ("nightly", "weekly"), snapshots=True)
+    assert options_document(options)["tag"] == ["nightly", "weekly"]
+    assert options_document(options)["snapshots"] is True
+
+
 def test_options_of_fstab_are_ignored() -> None:
     text = "defaults,rw,noauto,user,nofail,_netdev,x-systemd.automount,comment=hello"
     assert parse_options((text,)) == MountOptions()
@@ -64,6 +76,12 @@ def test_options_of_fstab_are_ignored() -> None:
         ("drop_clash=x", "drop_clash=x: not one of suffix, refuse"),
         ("drop_certificate=yes", "drop_certificate=yes: not one of ignore, warn, require"),
         ("drop_network=a\nb", "the network 'a.nb' contains"),
+        ("pin=copy", "pin=copy: not one of lock, reflink"),
+        ("backup_age=1", "backup_age=1: '1' is not a duration"),
+        ("scratch=", "mount option scratch= needs a value"),
+        ("scratch_reserve=-1", "scratch_reserve=-1: '-1' is not a size"),
+        ("snapshots=yes", "unknown mount option 'snapshots=yes'"),
+        ("tag=", "mount option tag= needs a value"),
         ("read_ahead=much", "read_ahead=much: 'much' is not a size"),
     ],
 )

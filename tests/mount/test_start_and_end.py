@@ -164,6 +164,14 @@ def test_unknown_options_are_refused_by_name(pool: PoolBuilder, mount_point: Pat
     assert_nothing_runs(mount_point)
 
 
+@pytest.mark.parametrize("option", ["scratch=/tmp", "scratch_reserve=2GiB", "backup_age=2h", "tag=x", "snapshots"])
+def test_options_that_would_do_nothing_are_refused(pool: PoolBuilder, mount_point: Path, option: str) -> None:
+    result = ovafs("mount", pool.path, mount_point, "-o", option, status=MOUNT_FAILED)
+    name = option.partition("=")[0]
+    assert f"'{name}' is for" in result.stderr
+    assert_nothing_runs(mount_point)
+
+
 def test_wrong_usage_has_an_exit_code_of_its_own(pool: PoolBuilder, mount_point: Path) -> None:
     assert "Usage" in ovafs("mount", pool.path, status=2).stderr
     assert "--colour" in ovafs("mount", pool.path, mount_point, "--colour", status=2).stderr
