@@ -180,7 +180,7 @@ class LibvirtInventory:
             read = read_domain(domain.text)
             kind = MachineKind.TEMPLATE if read.is_template else kind
             machine = machine_of(read, kind, self._path_of)
-            snapshots = tuple(snapshot_machines(domain, kind, self._path_of))
+            snapshots = tuple(snapshot_machines(domain, machine, self._path_of))
             return _Known(machine, read.left_out, domain.is_active, read.tags, snapshots)
         except (InvalidDefinition, MachineNotFound) as error:
             return _Known(DamagedMachine(printable(domain.name), error.summary, domain.uuid, kind, error.hint), ())

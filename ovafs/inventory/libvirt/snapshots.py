@@ -2,7 +2,8 @@
 
 An external snapshot leaves a disk's files as they are and lets the domain write to an overlay. So the files are what
 the disk was, until somebody writes to them all the same: a block commit does, which leaves the snapshot's metadata
-behind. An internal one lies in the image that the domain goes on to write to: it can be read while nobody does.
+behind. Then the domain itself is on such a file again, or its time tells. An internal one lies in the image that the
+domain goes on to write to: it can be read while nobody does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ovafs.inventory.rows import printable
 from ovafs.model import DiskFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from ovafs.formats.domain.read import VolumeSource
     from ovafs.formats.domain.snapshot import DomainSnapshot
@@ -34,19 +35,20 @@ _SETTLING_SECONDS = 10
 
 
 def snapshot_machines(
-    domain: DomainText, kind: MachineKind, path_of: Callable[[VolumeSource], str]
+    domain: DomainText, now: Machine, path_of: Callable[[VolumeSource], str]
 ) -> Iterator[Machine | DamagedMachine]:
-    """A machine for each snapshot; one that cannot be read is damaged, with the reason."""
+    """A machine for each snapshot of ``domain``, which is ``now``; one that cannot be read is damaged."""
+    in_use = {disk.volume.path for disk in now.disks}
     for number, text in enumerate(domain.snapshots):
         name = f"{domain.name}@{number}"
         try:
             snapshot = read_snapshot(text)
             name = f"{domain.name}@{snapshot.name}"
-            machine = _machine(domain, snapshot, kind, path_of)
-            _check_disks(machine, snapshot)
+            machine = _machine(domain, snapshot, now.kind, path_of)
+            _check_disks(machine, snapshot, in_use)
             yield machine
         except (InvalidDefinition, MachineNotFound) as error:
-            yield DamagedMachine(printable(name), error.summary, _uuid(domain, name), kind, error.hint)
+            yield DamagedMachine(printable(name), error.summary, _uuid(domain, name), now.kind, error.hint)
 
 
 def _machine(
@@ -67,7 +69,7 @@ def _machine(
     return with_times(msgspec.structs.replace(machine, disks=tuple(disks)), snapshot.created, snapshot.created)
 
 
-def _check_disks(machine: Machine, snapshot: DomainSnapshot) -> None:
+def _check_disks(machine: Machine, snapshot: DomainSnapshot, in_use: Collection[str]) -> None:
     for disk in machine.disks:
         if disk.volume.snapshot:
             continue
@@ -75,7 +77,7 @@ def _check_disks(machine: Machine, snapshot: DomainSnapshot) -> None:
             written = os.stat(disk.volume.path).st_mtime
         except OSError:
             continue  # who plans the machine says what is wrong with it
-        if written > snapshot.created + _SETTLING_SECONDS:
+        if disk.volume.path in in_use or written > snapshot.created + _SETTLING_SECONDS:
             raise InvalidDefinition(
                 f"{disk.volume.path} was written to after the snapshot was made: it is not what it was",
                 "remove the snapshot's metadata: 'virsh snapshot-delete --metadata'",

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ovafs.errors import InvalidDefinition
+from ovafs.formats.domain.read import read_domain
 from ovafs.formats.domain.snapshot import read_snapshot
 from ovafs.inventory.inventory import DamagedMachine
 from ovafs.inventory.libvirt.connection import DomainText
+from ovafs.inventory.libvirt.machines import machine_of
 from ovafs.inventory.libvirt.snapshots import snapshot_machines
 from ovafs.model import Machine, MachineKind
 from tests.support.domains import domain_xml
@@ -33,13 +35,16 @@ def snapshot_xml(name: str, image: Image, *, created: int, kept: str = "external
     )
 
 
-def machines(*snapshots: str) -> list[Machine | DamagedMachine]:
+def machines(*snapshots: str, on: Image | None = None) -> list[Machine | DamagedMachine]:
+    """``on``: what the domain itself is on now."""
     domain = DomainText("5402a2e9-0dff-4b3d-a32e-e667db6d3d56", "web", "", is_active=True, snapshots=snapshots)
-    return list(snapshot_machines(domain, MachineKind.VM, lambda source: source.path))
+    read = read_domain(domain_xml("web", *([] if on is None else [on])))
+    now_it_is = machine_of(read, MachineKind.VM, lambda source: source.path)
+    return list(snapshot_machines(domain, now_it_is, lambda source: source.path))
 
 
-def only(*snapshots: str) -> Machine | DamagedMachine:
-    (machine,) = machines(*snapshots)
+def only(*snapshots: str, on: Image | None = None) -> Machine | DamagedMachine:
+    (machine,) = machines(*snapshots, on=on)
     return machine
 
 
@@ -78,6 +83,14 @@ def test_an_image_that_was_written_to_since(tmp_path: Path) -> None:
     image = raw_image(tmp_path / "base.raw")
     os.utime(image.path, (now(), now() + 60))
     machine = only(snapshot_xml("one", image, created=now()))
+    assert isinstance(machine, DamagedMachine)
+    assert "base.raw was written to after the snapshot was made: it is not what it was" in machine.reason
+
+
+def test_an_image_that_the_domain_is_on_again(tmp_path: Path) -> None:
+    """However little time has passed since the snapshot."""
+    image = raw_image(tmp_path / "base.raw")
+    machine = only(snapshot_xml("one", image, created=now()), on=image)
     assert isinstance(machine, DamagedMachine)
     assert "base.raw was written to after the snapshot was made: it is not what it was" in machine.reason
 
