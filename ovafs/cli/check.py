@@ -119,12 +119,14 @@ def _files(pool: Pool) -> Iterator[Finding]:
 
 
 def _check(packager: Packager, machine: Machine, left_out: Sequence[str], *, read: bool) -> Finding:
-    """Plan a machine's package, and with ``read`` read it; its images are locked meanwhile."""
+    """Plan a machine's package, and with ``read`` read it; its images are locked, or a backup is open, meanwhile."""
     try:
-        description = packager.describe(machine)
         if read:
-            with contextlib.closing(packager.open(machine, description)) as package:
+            with contextlib.closing(packager.open_present(machine)) as package:
+                description = package.description
                 _read(package, machine.name)
+        else:
+            description = packager.describe(machine)
     except OvafsError as error:
         return Finding(machine.name, machine.uuid, machine.kind, ok=False, reason=error.summary, hint=error.hint)
     except Exception as error:  # one broken machine must not hide the others

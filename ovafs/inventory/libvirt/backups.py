@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A guest that writes 2 GiB/s leaves this much time: statvfs is asked every quarter of a second.
+# How often it is seen how much room is left: who overwrites 2 GiB/s needs half a second for a reserve of 1 GiB.
 _WATCH_SECONDS = 0.25
 _ASK_SECONDS = 1.0
 _END_SECONDS = 0.05
@@ -124,8 +124,9 @@ class Backups:
         self.base = base
         self.reserve = reserve
         self._prefix = f"jobs-{source_id[:8]}-"
-        self.is_possible = not urlsplit(connection.canonical_uri).hostname
-        """Only with a libvirt of this host: its sockets and scratch files are on that."""
+        uri = urlsplit(connection.canonical_uri)
+        self.is_possible = uri.scheme.partition("+")[0] == "qemu" and not uri.hostname
+        """Only of QEMU's machines, and with a libvirt of this host: its sockets and scratch files are on that."""
         self._lock = threading.Lock()
         self._directory: ScratchDirectory | None = None
         self._running: set[Backup] = set()

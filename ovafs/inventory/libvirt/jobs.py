@@ -12,6 +12,7 @@ serves it over NBD, and before the guest overwrites anything it is saved to scra
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from lxml import etree
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import libvirt
 
     from ovafs.inventory.libvirt.connection import Connection
+
+log = logging.getLogger(__name__)
 
 # Of libvirt's API, where these numbers are fixed: virDomainJobType, virDomainJobOperation,
 # and virDomainState (paused) with virDomainPausedReason (I/O error).
@@ -78,6 +81,7 @@ def end_job(connection: Connection, job: RunningJob) -> bool:
             return False
         if domain.state() == _STOPPED_BY_STORAGE:
             domain.resume()
+            log.warning("%s: QEMU had stopped the guest for want of scratch space; it goes on", domain.name())
         return True
 
 
@@ -91,11 +95,12 @@ def running_jobs(connection: Connection) -> list[RunningJob]:
 
 
 def scratch_used(connection: Connection, job: RunningJob) -> int | None:
-    """Bytes in the job's scratch files; None if the domain has no backup job any more. Raises SourceError."""
+    """Bytes in the job's scratch files; None if the domain does not have this job any more. Raises SourceError."""
     with connection.talk() as opened:
         domain = connection.find(opened, job.domain)
-        statistics = domain.jobStats() if domain is not None and domain.isActive() else {}
-    return int(statistics.get("disk_temp_used", 0)) if statistics.get("operation") == _BACKUP else None
+        if domain is None or not domain.isActive() or _socket_of(domain) != job.socket:
+            return None
+        return int(domain.jobStats().get("disk_temp_used", 0))
 
 
 def _socket_of(domain: libvirt.virDomain) -> str | None:

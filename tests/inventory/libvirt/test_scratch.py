@@ -105,6 +105,16 @@ def test_who_runs_qemu(models: str, owner: tuple[int, int]) -> None:
     assert _qemu_owner(f"<capabilities><host>{models}</host></capabilities>") == owner
 
 
+def test_only_what_qemu_runs_can_be_backed_up(tmp_path: Path) -> None:
+    uri = write_node(tmp_path / "node.xml", [domain_xml("web")])
+    node = tmp_path / "node.xml"
+    node.write_text(node.read_text().replace("runstate>5<", "runstate>1<"))
+    with contextlib.closing(LibvirtInventory(uri)) as inventory:
+        (machine,) = inventory.machines()
+        assert inventory.connection.list_domains(lambda _: True).texts[0].is_active
+        assert not inventory.can_back_up(machine)
+
+
 def test_a_domain_that_does_not_run_has_no_backup(tmp_path: Path) -> None:
     uri = write_node(tmp_path / "node.xml", [domain_xml("web")])
     with contextlib.closing(LibvirtInventory(uri, scratch=ScratchSpace(str(tmp_path / "s")))) as inventory:
