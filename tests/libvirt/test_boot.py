@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.libvirt.serial_port import listen
-from tests.support import processes
 from tests.support.guests import boot_sector
 from tests.support.libvirtd import own_libvirt
 from tests.support.mount import mounted
@@ -47,12 +46,6 @@ DISK = boot_sector(_CODE + GREETING + b"\r\n\0") + content(2 * MIB)[512:]
 def libvirt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirt]:
     with own_libvirt(tmp_path_factory.mktemp("libvirt")) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setitem(processes.ENVIRONMENT, "XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 def package(folder: Path, name: str, form: str) -> Path:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ovafs.storage.volume import FileIdentity
 
 MAX_CONNECTIONS = 4
-"""To one disk. Measured with qemu-nbd on two cores: more gain nothing."""
+"""To one disk. Measured with qemu-nbd on two cores, 1 MiB at a time: 1.6 GB/s with one, 1.7 with three, as nbdcopy."""
 
 _STATUS_BYTES = 1 << 30
 """Guest bytes of one question for the block status: a multiple of any alignment, and 32 bit long."""
