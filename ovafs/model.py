@@ -27,10 +27,18 @@ class Firmware(enum.StrEnum):
 
 
 class DiskFormat(enum.StrEnum):
-    """The format of a volume in storage, as recorded; never guessed again later."""
+    """The format of a volume in storage, as recorded, by QEMU's name for it; never guessed again later."""
 
     RAW = "raw"
     QCOW2 = "qcow2"
+    VMDK = "vmdk"
+    VDI = "vdi"
+    VHDX = "vhdx"
+    VPC = "vpc"
+
+
+NATIVE_FORMATS = (DiskFormat.RAW, DiskFormat.QCOW2)
+"""What ovafs reads and writes itself. All others it reads by way of QEMU, and no volume is written in them."""
 
 
 class DiskInterface(enum.StrEnum):

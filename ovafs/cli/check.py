@@ -18,7 +18,9 @@ from ovafs.errors import OvafsError
 from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import open_inventory, selection_for
 from ovafs.model import MachineKind
+from ovafs.storage.engine.engines import Engines
 from ovafs.storage.map_cache import MapCache
+from ovafs.storage.opener import opener
 from ovafs.transfer.ingest.landing import PoolLanding
 from ovafs.transfer.ingest.leftovers import find_leftovers
 from ovafs.transfer.packager import Packager
@@ -98,8 +100,8 @@ def _findings(inventory: Inventory, name: str | None, kind: MachineKind | None, 
     """One finding for each machine; damaged rows of the catalog come last."""
     machines, damaged = inventory.snapshot() if name is None else ([inventory.find(name, kind)], [])
     # No cache: what is checked are the images, not what was once found in them.
-    with contextlib.closing(MapCache(None)) as cache:
-        packager = Packager(cache, inventory)
+    with contextlib.closing(MapCache(None)) as cache, contextlib.closing(Engines()) as engines:
+        packager = Packager(cache, inventory, opener=opener(engines))
         for machine in machines:
             yield _check(packager, machine, inventory.left_out(machine), read=read)
     if name is None and isinstance(inventory, Pool):

@@ -20,7 +20,9 @@ from ovafs.cli.progress import progress_bar
 from ovafs.errors import ExportFailed, OvafsError, VolumeChanged
 from ovafs.inventory.source import open_inventory, selection_for
 from ovafs.model import MachineKind
+from ovafs.storage.engine.engines import Engines
 from ovafs.storage.map_cache import MapCache
+from ovafs.storage.opener import opener
 from ovafs.transfer.export_file import Exported, begin_export, export_file
 from ovafs.transfer.packager import Packager
 from ovafs.units import format_size
@@ -86,7 +88,8 @@ def export(**arguments: object) -> None:
         destination = _destination(wanted.destination, inventory, machine)
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
         stack.callback(cache.close)
-        packager = Packager(cache, inventory)
+        engines = stack.enter_context(contextlib.closing(Engines()))
+        packager = Packager(cache, inventory, opener=opener(engines))
         package = packager.open_present(machine)
         stack.callback(package.close)
         began = time.monotonic()

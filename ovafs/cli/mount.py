@@ -22,7 +22,9 @@ from ovafs.fuse.options import MountOptions, options_document, parse_options
 from ovafs.inventory.inventory import ScratchSpace
 from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import is_uri, open_destination, open_inventory
+from ovafs.storage.engine.engines import Engines
 from ovafs.storage.map_cache import MapCache
+from ovafs.storage.opener import opener
 from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.signature import load_trust
 from ovafs.transfer.packager import Packager
@@ -122,7 +124,10 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         inventory: Inventory = stack.enter_context(contextlib.closing(_inventory(source, options)))
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
         stack.callback(cache.close)
-        packager = Packager(cache, inventory, options.pin)
+        engines = Engines()
+        stack.callback(engines.close)
+        engines.end_abandoned()
+        packager = Packager(cache, inventory, options.pin, opener(engines))
         tree = Tree(options.selection.of(inventory), packager)
         handles = Handles(tree, packager, options.backup_age)
         stack.callback(handles.close)

@@ -15,12 +15,15 @@ from ovafs.cli.vm import json_option
 from ovafs.formats.ovf.os_ids import OTHER, guest_os
 from ovafs.inventory.define import DiskChoice, NicChoice, define_machine, image_path
 from ovafs.inventory.source import open_pool
-from ovafs.model import CpuTopology, Firmware, Machine, MachineKind
+from ovafs.model import CpuTopology, DiskFormat, Firmware, Machine, MachineKind, Volume
 from ovafs.storage.backing import choose_format
-from ovafs.storage.chain import open_chain
+from ovafs.storage.engine.engines import Engines
+from ovafs.storage.opener import opener
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ovafs.storage.opener import Opener
 
 
 @click.command()
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
     "disks",
     type=parse_disk,
     multiple=True,
-    metavar="PATH[,format=qcow2|raw][,interface=virtio|virtio-scsi|sata|ide]",
-    help="A disk on an existing image, its format given or detected; repeat for more. The first one boots.",
+    metavar=f"PATH[,format={'|'.join(DiskFormat)}][,interface=virtio|virtio-scsi|sata|ide]",
+    help="A disk on an existing image; raw and qcow2 are detected. Repeat for more. The first one boots.",
 )
 @click.option(
     "--memory", type=parse_bytes, default="1GiB", show_default=True, metavar="SIZE", help="A multiple of 1 MiB."
@@ -81,7 +84,7 @@ def add(
     With --json: the object that "ovafs vm show --json" prints.
     """
     cpu = topology(cpus, sockets, cores, threads) or CpuTopology()
-    with contextlib.closing(open_pool(pool)) as opened:
+    with contextlib.closing(open_pool(pool)) as opened, contextlib.closing(Engines()) as engines:
         machine = define_machine(
             name,
             kind=MachineKind.TEMPLATE if template else MachineKind.VM,
@@ -90,7 +93,7 @@ def add(
             firmware=Firmware(firmware),
             os_id=os_id,
             description=description,
-            disks=[_check_image(disk) for disk in disks],
+            disks=[_check_image(disk, opener(engines)) for disk in disks],
             nics=nics,
             used_macs=opened.macs(),
         )
@@ -99,11 +102,11 @@ def add(
     _report(machine, shared, as_json=as_json)
 
 
-def _check_image(disk: DiskArgument) -> DiskChoice:
+def _check_image(disk: DiskArgument, open_volume: Opener) -> DiskChoice:
     path = image_path(disk.path)
     image_format = choose_format(path, disk.format)
-    with contextlib.closing(open_chain(path, image_format)) as chain:
-        chain.read_extents()
+    with contextlib.closing(open_volume(Volume(uuid="", path=path, format=image_format))) as volume:
+        volume.read_extents()
     return DiskChoice(path, image_format, disk.interface)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ovafs.errors import InvalidImage, UnsupportedFeature
 from ovafs.formats.detect import HEAD_SIZE, detect_format
-from ovafs.model import DiskFormat
+from ovafs.model import NATIVE_FORMATS, DiskFormat
 from ovafs.storage.qcow2 import read_header
 from ovafs.storage.source_file import SourceFile
 
@@ -36,7 +36,7 @@ def choose_format(path: str, requested: DiskFormat | None) -> DiskFormat:
         head = file.read(0, HEAD_SIZE)
         if requested is not None:
             return requested
-        return guess_format(file, head, "say which it is: add format=raw or format=qcow2")
+        return guess_format(file, head, f"say which it is: add format= with {', '.join(DiskFormat)}")
     finally:
         file.close()
 
@@ -94,14 +94,18 @@ def backing_format(overlay: str, header: Header, backing: SourceFile, head: byte
     recorded = header.backing_format
     if recorded is None:
         return guess_format(backing, head, f"record its format: {_rebase_hint(overlay)}")
-    try:
-        return DiskFormat(recorded)
-    except ValueError:
-        raise UnsupportedFeature(backing.path, f"format {recorded}", _rebase_hint(overlay)) from None
+    if recorded not in NATIVE_FORMATS:
+        raise UnsupportedFeature(backing.path, f"format {recorded} of a backing file", _rebase_hint(overlay))
+    return DiskFormat(recorded)
 
 
 def check_head(file: SourceFile, head: bytes, form: DiskFormat) -> None:
-    """Raise InvalidImage if a file recorded as qcow2 is none. A raw disk may begin with anything."""
+    """Raise InvalidImage if a file recorded as qcow2 is none. A raw disk may begin with anything.
+
+    Raises UnsupportedFeature for a format that is not read here.
+    """
+    if form not in NATIVE_FORMATS:
+        raise UnsupportedFeature(file.path, f"format {form}")
     if form == DiskFormat.QCOW2 and detect_format(head) != "qcow2":
         raise InvalidImage(file.path, "is recorded as qcow2, but is not a qcow2 image")
 

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from ovafs.streams.extents import ExtentMap
 
 
+# A file that was changed within one tick of the kernel's clock can be changed again without a new timestamp
+# (up to 10 ms with HZ=100 before kernel 6.13). Identities younger than this are not believed yet.
+TIMESTAMP_GRANULARITY_NS = 20_000_000
+
+# The same where times are whole seconds, or every second one.
+COARSE_GRANULARITY_NS = 2_000_000_000
+
+
 class FileIdentity(NamedTuple):
     """What changes when a file's content may have changed.
 
@@ -30,12 +38,18 @@ class FileIdentity(NamedTuple):
         """
         return not self.ctime_ns % 1_000_000_000
 
+    @property
+    def granularity_ns(self) -> int:
+        """Nanoseconds after ``ctime_ns`` from which on a further change is certain to show in the identity."""
+        return COARSE_GRANULARITY_NS if self.is_coarse else TIMESTAMP_GRANULARITY_NS
+
 
 class Volume(Protocol):
     """An open disk: the collapsed guest view of an image or a chain of images, or what a server shows of one.
 
     Opened by a backend's own function (``ovafs.storage.chain.open_chain`` for local files,
-    ``ovafs.storage.nbd.volume.open_nbd`` for servers), closed by the owner.
+    ``ovafs.storage.nbd.volume.open_nbd`` for servers, ``ovafs.storage.engine.volume.open_engine_volume`` for what QEMU
+    has to read), closed by the owner.
     """
 
     @property
@@ -90,6 +104,13 @@ class Volume(Protocol):
 
     def check_unchanged(self) -> None:
         """Raise VolumeChanged if any file changed since it was opened."""
+        ...
+
+    def clone(self) -> bool:
+        """Read from clones of its files, as far as their file systems can make them; before the first read. Blocks.
+
+        True if all of them could. Raises VolumeChanged.
+        """
         ...
 
     async def read_into(self, guest_offset: int, buffer: memoryview) -> None:

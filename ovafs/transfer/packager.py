@@ -2,9 +2,9 @@
 
 Everything here blocks and runs in worker threads. The steps of a description, cheapest first:
 
-1. the definition's digest finds the last description; one ``stat`` for each file of its chains proves that it
+1. the definition's digest finds the last description; one ``stat`` for each file of its volumes proves that it
    still holds (no file is opened: a listing of ten thousand machines costs ten thousand ``stat`` calls);
-2. else the chains are opened and locked, and each disk's extents come from the cache, by the identity of its files;
+2. else the volumes are opened and locked, and each disk's extents come from the cache, by the identity of its files;
 3. else the extents are read from the images' tables and kept in the cache.
 
 A machine that runs is left to ``live``.
@@ -24,7 +24,7 @@ import msgspec
 from ovafs import __version__
 from ovafs.errors import StaleHandle, VolumeChanged
 from ovafs.model import Machine, definition_digest
-from ovafs.storage.chain import Chain, open_chain
+from ovafs.storage.opener import open_native
 from ovafs.transfer.assembly import Assembler
 from ovafs.transfer.description import LAYOUT_VERSION, Description, digest, generation, newest, still_holds
 from ovafs.transfer.disk_plans import DiskPlans, plan_disk
@@ -36,18 +36,13 @@ if TYPE_CHECKING:
 
     from ovafs.inventory.inventory import Inventory
     from ovafs.storage.map_cache import MapCache
+    from ovafs.storage.opener import Opener
+    from ovafs.storage.volume import Volume
     from ovafs.streams.ova import Package
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
-
-# A file that was changed within one tick of the kernel's clock can be changed again without a new timestamp
-# (up to 10 ms with HZ=100 before kernel 6.13). Identities younger than this are not believed yet.
-TIMESTAMP_GRANULARITY_NS = 20_000_000
-
-# The same where times are whole seconds, or every second one.
-COARSE_GRANULARITY_NS = 2_000_000_000
 
 
 class Pin(enum.StrEnum):
@@ -60,9 +55,12 @@ class Pin(enum.StrEnum):
 class Packager:
     """Describes and opens packages; safe to use from several threads."""
 
-    def __init__(self, cache: MapCache, inventory: Inventory, pin: Pin = Pin.LOCK) -> None:
+    def __init__(
+        self, cache: MapCache, inventory: Inventory, pin: Pin = Pin.LOCK, opener: Opener = open_native
+    ) -> None:
         """``pin`` REFLINK: images are cloned when they are opened, where their file system can do that."""
         self._cache = cache
+        self._opener = opener
         self._pin = pin
         self._assembler = Assembler(inventory.read_state)
         self._live = LivePackager(inventory, self._assembler)
@@ -94,10 +92,10 @@ class Packager:
         if known is not None and still_holds(known.files):
             return known
         with contextlib.ExitStack() as stack:
-            chains = _open_chains(machine, stack)
-            package, description = self._plan(machine, chains)
-            for chain in chains:
-                chain.check_unchanged()
+            volumes = self._open_volumes(machine, stack)
+            package, description = self._plan(machine, volumes)
+            for volume in volumes:
+                volume.check_unchanged()
         log.debug("planned %s: %d bytes, generation %s", machine.name, package.size, description.generation)
         self._keep(key, description)
         return description
@@ -114,16 +112,16 @@ class Packager:
         if self._live.is_running(machine):
             raise StaleHandle(f"{machine.name}: it was started since it was looked up")
         with contextlib.ExitStack() as undo:
-            chains = _open_chains(machine, undo)
-            package, description = self._plan(machine, chains)
+            volumes = self._open_volumes(machine, undo)
+            package, description = self._plan(machine, volumes)
             if description.generation != wanted.generation:
                 self._keep(_description_key(machine), description)
                 raise StaleHandle(f"{machine.name}: its definition or an image changed since it was looked up")
-            for chain in chains if self._pin is Pin.REFLINK else ():
-                if not chain.clone():
-                    log.debug("%s: %s cannot be cloned as a whole; what is not stays locked", machine.name, chain.path)
+            for volume in volumes if self._pin is Pin.REFLINK else ():
+                if not volume.clone():
+                    log.debug("%s: %s cannot be cloned as a whole; what is not stays locked", machine.name, volume.path)
             undo.pop_all()
-        return OpenPackage(package, chains, description)
+        return OpenPackage(package, volumes, description)
 
     def open_present(self, machine: Machine) -> OpenPackage:
         """Describe and open, again if something changed in between. Raises as describe() and open() do."""
@@ -143,57 +141,53 @@ class Packager:
             known = self._descriptions[key] = _DECODER.decode(blob)
         return known
 
-    def _plan(self, machine: Machine, chains: Sequence[Chain]) -> tuple[Package, Description]:
-        plans = [self._disk_plans.plan(chain) for chain in chains]
-        disks = [plan_disk(number, chain, plan) for number, chain, plan in zip(count(), chains, plans, strict=False)]
+    def _plan(self, machine: Machine, volumes: Sequence[Volume]) -> tuple[Package, Description]:
+        plans = [self._disk_plans.plan(volume) for volume in volumes]
+        disks = [plan_disk(number, volume, plan) for number, volume, plan in zip(count(), volumes, plans, strict=False)]
         package, ovf = self._assembler.assemble(machine, disks)
-        files = tuple(stamp for chain in chains for stamp in chain.identities())
+        files = tuple(stamp for volume in volumes for stamp in volume.identities())
         description = Description(
             generation=generation(machine, files, [ovf, *(plan.layout for plan in plans)]),
             size=package.size,
             stored=package.stored,
             mtime_ns=newest(machine, files),
             files=files,
-            volatile=any(chain.is_volatile for chain in chains),
+            volatile=any(volume.is_volatile for volume in volumes),
         )
         return package, description
+
+    def _open_volumes(self, machine: Machine, stack: contextlib.ExitStack) -> list[Volume]:
+        """Open all disks, with timestamps that can be believed; ``stack``, given empty, closes them."""
+        volumes = self._open_once(machine, stack)
+        if wait := _too_young(volumes):
+            time.sleep(wait / 1e9)
+            for volume in volumes:
+                volume.check_unchanged()
+            # Opened again, because the headers were read while the files could still change unnoticed.
+            stack.close()
+            volumes = self._open_once(machine, stack)
+            if _too_young(volumes):
+                raise VolumeChanged(volumes[0].path, "a file of the machine changes at this moment")
+        return volumes
+
+    def _open_once(self, machine: Machine, stack: contextlib.ExitStack) -> list[Volume]:
+        volumes = []
+        for disk in machine.disks:
+            volumes.append(self._opener(disk.volume))
+            stack.callback(volumes[-1].close)
+        return volumes
 
 
 _DECODER = msgspec.msgpack.Decoder(Description)
 
 
-def _open_chains(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
-    """Open the chains of all disks, with timestamps that can be believed; ``stack``, given empty, closes them."""
-    chains = _open_once(machine, stack)
-    if wait := _too_young(chains):
-        time.sleep(wait / 1e9)
-        for chain in chains:
-            chain.check_unchanged()
-        # Opened again, because the headers were read while the files could still change unnoticed.
-        stack.close()
-        chains = _open_once(machine, stack)
-        if _too_young(chains):
-            raise VolumeChanged(chains[0].path, "a file of the machine changes at this moment")
-    return chains
-
-
-def _open_once(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
-    chains = []
-    for disk in machine.disks:
-        chain = open_chain(disk.volume.path, disk.volume.format, snapshot=disk.volume.snapshot)
-        stack.callback(chain.close)
-        chains.append(chain)
-    return chains
-
-
-def _too_young(chains: Iterable[Chain]) -> int:
+def _too_young(volumes: Iterable[Volume]) -> int:
     """Nanoseconds after which a further change of any file shows in its timestamps; 0: it would show now."""
     now = time.time_ns()
     wait = 0
-    for _, identity in (stamp for chain in chains for stamp in chain.identities()):
-        granularity = COARSE_GRANULARITY_NS if identity.is_coarse else TIMESTAMP_GRANULARITY_NS
-        if 0 <= now - identity.ctime_ns < granularity:
-            wait = max(wait, granularity)
+    for _, identity in (stamp for volume in volumes for stamp in volume.identities()):
+        if 0 <= now - identity.ctime_ns < identity.granularity_ns:
+            wait = max(wait, identity.granularity_ns)
     return wait
 
 

@@ -16,11 +16,11 @@ import pytest
 from ovafs.errors import ImageUnavailable, StaleHandle, VolumeBusy, VolumeChanged
 from ovafs.formats.ovf.ovirt import write_ovf
 from ovafs.inventory.rules import MAX_TIME, check_machine
-from ovafs.storage.chain import open_chain
 from ovafs.storage.map_cache import MapCache
+from ovafs.storage.opener import open_native
+from ovafs.storage.volume import TIMESTAMP_GRANULARITY_NS
 from ovafs.streams.qcow2 import l2_tables
 from ovafs.transfer import assembly, disk_plans
-from ovafs.transfer import packager as packager_module
 from ovafs.transfer.packager import Packager
 from tests.support.fakes import MemoryInventory
 from tests.support.filesystems import in_memory, on_loop
@@ -91,19 +91,18 @@ async def test_bytes_do_not_depend_on_where_the_images_lie(
     assert await write_ova(packager, moved, tmp_path / "2.ova") == first
 
 
-def test_description_is_found_again_without_opening_an_image(
-    builder: PoolBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_description_is_found_again_without_opening_an_image(builder: PoolBuilder, tmp_path: Path) -> None:
     machine = builder.add("web", chain_image(builder.images, "b"))
     cache_path = str(tmp_path / "maps.sqlite")
     with contextlib.closing(MapCache(cache_path)) as cache:
         first = Packager(cache, MemoryInventory()).describe(machine)
-    monkeypatch.setattr(packager_module, "open_chain", None)
+    opener = Mock()
     with contextlib.closing(MapCache(cache_path)) as cache:
-        again = Packager(cache, MemoryInventory())
+        again = Packager(cache, MemoryInventory(), opener=opener)
         again.preload([machine])
         assert again.describe(machine) == first
         assert again.describe(machine) is again.describe(machine)
+    opener.assert_not_called()
 
 
 def test_a_damaged_cache_is_only_slower(builder: PoolBuilder, tmp_path: Path) -> None:
@@ -208,7 +207,7 @@ def test_an_identity_within_one_tick_of_the_clock_is_not_believed(builder: PoolB
     os.utime(image.path)
     written = time.monotonic()
     packager.describe(machine)
-    assert time.monotonic() - written >= packager_module.TIMESTAMP_GRANULARITY_NS / 1e9
+    assert time.monotonic() - written >= TIMESTAMP_GRANULARITY_NS / 1e9
 
 
 async def test_one_file_as_a_raw_disk_and_as_a_qcow2_image(
@@ -322,14 +321,13 @@ def test_times_of_whole_seconds_are_believed_later(
         image = raw_image(folder / "a.raw")
         machine = builder.add("web", image)
         packager.describe(machine)
-        assert max(waits) * 1e9 > packager_module.TIMESTAMP_GRANULARITY_NS
+        assert max(waits) * 1e9 > TIMESTAMP_GRANULARITY_NS
 
 
-def test_headers_are_read_when_times_can_be_believed(
-    builder: PoolBuilder, packager: Packager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_headers_are_read_when_times_can_be_believed(builder: PoolBuilder) -> None:
     machine = builder.add("web", raw_image(builder.images / "a.raw"))
-    monkeypatch.setattr(packager_module, "open_chain", opened := Mock(wraps=open_chain))
+    opened = Mock(wraps=open_native)
+    packager = Packager(MapCache(None), MemoryInventory(), opener=opened)
     os.utime(builder.images / "a.raw")
     packager.describe(machine)
     assert opened.call_count == 2

@@ -30,7 +30,7 @@ from ovafs.inventory.journal import Journal, create_journal
 from ovafs.inventory.libvirt.connection import DomainText
 from ovafs.inventory.libvirt.descriptors import forget_descriptor, keep_descriptor, retain_descriptors
 from ovafs.inventory.libvirt.fit import fit
-from ovafs.model import DiskFormat, MachineKind, Volume
+from ovafs.model import NATIVE_FORMATS, MachineKind, Volume
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -143,7 +143,7 @@ class LibvirtDestination(Journal):
     def volumes(self) -> Mapping[str, Volume]:
         """Files of the storage pool that imports have made."""
         found = {}
-        for form in DiskFormat:
+        for form in NATIVE_FORMATS:
             for path in Path(self._pool.path).glob(f"????????-????-????-????-????????????.{form}"):
                 found[path.stem] = Volume(uuid=path.stem, path=str(path), format=form)
         return found

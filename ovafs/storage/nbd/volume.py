@@ -102,6 +102,10 @@ class NbdVolume:
     def check_unchanged(self) -> None:
         """Do nothing: what cannot change is what the server promises."""
 
+    def clone(self) -> bool:
+        """Nothing: there is no file."""
+        return False
+
     async def read_into(self, guest_offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the guest bytes from ``guest_offset``; behind the disk's end lie zeros.
 

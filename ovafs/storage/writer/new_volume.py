@@ -21,7 +21,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from ovafs.model import DiskFormat
+from ovafs.model import NATIVE_FORMATS, DiskFormat
 from ovafs.storage.writer.new_file import write_error
 
 if TYPE_CHECKING:
@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PART = re.compile(rf"\.({_UUID})\.part")
-_COMPLETE = re.compile(rf"({_UUID})\.(?:{'|'.join(DiskFormat)})")
+_COMPLETE = re.compile(rf"({_UUID})\.(?:{'|'.join(NATIVE_FORMATS)})")
 
 
 @dataclass(frozen=True)
 class NewVolume:
-    """The two names of a volume in ``directory``. Raises ValueError for a UUID that :meth:`name` would not give."""
+    """The two names of a volume in ``directory``.
+
+    Raises ValueError for a UUID that :meth:`name` would not give, and for a format that no volume is written in.
+    """
 
     directory: str
     uuid: str
@@ -43,6 +46,8 @@ class NewVolume:
     def __post_init__(self) -> None:
         if not re.fullmatch(_UUID, self.uuid):
             raise ValueError(f"{self.uuid!r} is not a volume's UUID")
+        if self.format not in NATIVE_FORMATS:
+            raise ValueError(f"no volume is written as {self.format}")
 
     @classmethod
     def name(cls, directory: str, disk_format: DiskFormat) -> Self:
