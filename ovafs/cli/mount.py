@@ -137,7 +137,7 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         name = source if is_uri(source) else os.path.abspath(source)
         where = name, inventory.source_id, mountpoint
         inventory.revision()  # libvirt's begins to watch, and ends what a process left that was killed
-        status = StatusWriter(where, options_document(options), tree, handles, drop).document
+        status = StatusWriter(where, options_document(options), tree, handles, engines, drop).document
         operations: Operations
         if drop is None:
             operations = ControlOperations(tree, handles, ownership, status)

@@ -53,8 +53,9 @@ def _complete_mount(_: click.Context, __: click.Parameter, incomplete: str) -> l
 def status(what: str | None, *, as_json: bool) -> None:
     """Say what the mount at MOUNTPOINT or those of SOURCE are doing; without an argument: all mounts of ovafs.
 
-    Machines that are listed, broken and open; uploads that run, that wait to be continued and that have ended; the
-    room that they take. A mount whose process has died is said to be dead; one that hangs is given ten seconds.
+    Machines that are listed, broken and open; disks that QEMU reads for the mount; uploads that run, that wait to be
+    continued and that have ended; the room that they take. A mount whose process has died is said to be dead; one that
+    hangs is given ten seconds.
 
     With --json: an array of objects with mountpoint, source, problem ("" if it answers) and status, the document of
     MOUNTPOINT/.ovafs/status.json, which ovafs(1) describes; null if it does not answer.
@@ -124,6 +125,7 @@ def _text(answer: _Answer) -> str:
     lines += [f"  source cannot be read: {known.machines.problem}"] if known.machines.problem else []
     lines += [f"  broken: {one.kind} {one.name}: {one.reason}" for one in known.machines.reasons]
     lines += [f"  {_open_line(one)}" for one in known.open]
+    lines += [f"  read by QEMU: {one.path}, process {one.pid}, readers: {one.readers}" for one in known.engines]
     if known.drop is None:
         lines.append("  no drop directory")
     else:

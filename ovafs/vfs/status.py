@@ -15,6 +15,7 @@ from ovafs.vfs.drop.status import DropStatus, drop_status
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ovafs.storage.engine.engines import Engines
     from ovafs.vfs.drop.folder import DropFolder
     from ovafs.vfs.handles import Handles, OpenFile
     from ovafs.vfs.tree import Entry, Tree
@@ -64,6 +65,14 @@ class OpenMachine(msgspec.Struct, frozen=True, kw_only=True):
     backup: OpenBackup | None = None
 
 
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk that a process of QEMU serves, for ``readers``; without any it ends soon."""
+
+    path: str
+    pid: int
+    readers: int
+
+
 class MountStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The document. Times are seconds since 1970, sizes are bytes; ``drop`` is None without a drop directory.
 
@@ -80,6 +89,7 @@ class MountStatus(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, str | int | float | bool | list[str] | None]
     machines: MachineCounts
     open: list[OpenMachine]
+    engines: list[EngineStatus]
     drop: DropStatus | None
 
 
@@ -92,6 +102,7 @@ class StatusWriter:
         options: Mapping[str, str | float | bool | list[str] | None],
         tree: Tree,
         handles: Handles,
+        engines: Engines,
         drop: DropFolder | None,
     ) -> None:
         """``where``: the source, its UUID and the mount point."""
@@ -99,6 +110,7 @@ class StatusWriter:
         self._options = dict(options)
         self._tree = tree
         self._handles = handles
+        self._engines = engines
         self._drop = drop
         self._since = time.time()
 
@@ -115,6 +127,9 @@ class StatusWriter:
             options=self._options,
             machines=await self._machines(),
             open=[_open_machine(file) for file in self._handles.opened()],
+            engines=[
+                EngineStatus(path=_text(one.path), pid=one.pid, readers=one.readers) for one in self._engines.running()
+            ],
             drop=None if self._drop is None else await drop_status(self._drop),
         )
         return msgspec.json.format(msgspec.json.encode(status), indent=2) + b"\n"

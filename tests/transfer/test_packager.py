@@ -21,6 +21,7 @@ from ovafs.storage.opener import open_native
 from ovafs.storage.volume import TIMESTAMP_GRANULARITY_NS
 from ovafs.streams.qcow2 import l2_tables
 from ovafs.transfer import assembly, disk_plans
+from ovafs.transfer import packager as packager_module
 from ovafs.transfer.packager import Packager
 from tests.support.fakes import MemoryInventory
 from tests.support.filesystems import in_memory, on_loop

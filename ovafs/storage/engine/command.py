@@ -34,10 +34,14 @@ def image(form: DiskFormat, file: Options) -> Options:
     return {"driver": form.value, "file": file, "backing": None}
 
 
-def serve(options: Options, socket: str) -> list[str]:
-    """The command that serves a disk, to any number of clients, on a UNIX socket."""
+def serve(options: Options, socket: str, ready: str) -> list[str]:
+    """The command that serves a disk, to any number of clients, on a UNIX socket.
+
+    It listens before it has opened the disk; when it has done that, it makes the file ``ready``.
+    """
     node = json.dumps({**options, "read-only": True})
-    return [PROGRAM, "--read-only", "--persistent", "--shared=0", f"--socket={socket}", f"json:{node}"]
+    places = [f"--socket={socket}", f"--pid-file={ready}"]
+    return [PROGRAM, "--read-only", "--persistent", "--shared=0", *places, f"json:{node}"]
 
 
 def with_pid_file(command: list[str], path: str) -> list[str]:

@@ -144,7 +144,7 @@ class Engines:
             if engine.readers:
                 return
             engine.idle_since = time.monotonic()
-            if self._is_closed or not self._is_shared(engine) or not engine.may_wait:
+            if not self._grace or self._is_closed or not self._is_shared(engine) or not engine.may_wait:
                 ending = [engine]
             else:
                 idle = sorted((one for one in self._all if not one.readers), key=lambda one: one.idle_since)

@@ -1,9 +1,10 @@
 """The directory of sockets and pid files, and the end of processes that a killed ovafs has left.
 
 ``BASE/XXXXXXXX/`` belongs to one process of ovafs, which holds a lock (flock) on it as long as it lives. In it are, for
-the engine number N, its socket ``N`` and its pid file ``N.pid``: the line of ``/proc/PID/stat`` (proc(5)) of the
-process. Where nobody holds the lock, ovafs was killed. A process named by a pid file is only believed to be the engine
-if it began when the pid file says, and has the path of its socket on its command line.
+the engine number N, its socket ``N``, ``N.ready`` once it serves, and its pid file ``N.pid``: the line of
+``/proc/PID/stat`` (proc(5)) of the process. Where nobody holds the lock, ovafs was killed. A process named by a pid
+file is only believed to be the engine if it began when the pid file says, and has the path of its socket on its command
+line.
 """
 
 from __future__ import annotations
@@ -91,6 +92,11 @@ def pid_file(socket: str) -> str:
     return f"{socket}.pid"
 
 
+def ready_file(socket: str) -> str:
+    """What the engine with this socket makes when it serves."""
+    return f"{socket}.ready"
+
+
 def end_abandoned(base: str) -> None:
     """End the engines of processes that are gone, and remove their directories. Raises OSError."""
     if not os.path.isdir(base):
@@ -105,7 +111,7 @@ def end_abandoned(base: str) -> None:
 
 def _end(pid_path: Path) -> None:
     """End the process that a pid file tells of, if it is still that process."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    with contextlib.suppress(OSError, ValueError, IndexError, OverflowError):
         stat = pid_path.read_text(encoding="utf-8", errors="replace")
         pid = int(stat.split()[0])
         handle = os.pidfd_open(pid)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -18,7 +16,7 @@ from ovafs.errors import ImageUnavailable, InvalidImage
 from ovafs.formats.nbd import Export
 from ovafs.printable import printable
 from ovafs.storage.engine.command import PROGRAM, serve, with_pid_file
-from ovafs.storage.engine.place import pid_file
+from ovafs.storage.engine.place import pid_file, ready_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +46,7 @@ class EngineProcess:
     def __init__(
         self, name: str, options: Options, descriptors: Sequence[int], socket_path: str, starter: Executor
     ) -> None:
-        """Start it and wait until it listens. Blocks.
+        """Start it and wait until it serves. Blocks.
 
         ``name`` is the path of the image, for messages. The process ends with the thread of ``starter``.
         Raises InvalidImage when QEMU does not take the image, ImageUnavailable when there is no QEMU or it hangs.
@@ -59,7 +57,7 @@ class EngineProcess:
         self.export = Export(socket_path, "")
         self._messages, messages = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # one that nobody reads blocks nobody
         self._said = ""
-        command = with_pid_file(serve(options, socket_path), pid_file(socket_path))
+        command = with_pid_file(serve(options, socket_path, ready_file(socket_path)), pid_file(socket_path))
         try:
             self._process = starter.submit(_spawn, command, descriptors, messages).result()
         except BaseException:
@@ -68,7 +66,7 @@ class EngineProcess:
         finally:
             os.close(messages)
         try:
-            self._wait_until_it_listens()
+            self._wait_until_it_serves()
         except BaseException:
             self.end()
             raise
@@ -106,7 +104,8 @@ class EngineProcess:
         """End it, and remove its files. It only reads, so nothing needs to be finished. Idempotent."""
         self._process.kill()
         if self.has_ended(_END_SECONDS):
-            for path in (self.export.path, pid_file(self.export.path)):
+            socket = self.export.path
+            for path in (socket, pid_file(socket), ready_file(socket)):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
         else:
@@ -115,9 +114,9 @@ class EngineProcess:
             os.close(self._messages)
             self._messages = -1
 
-    def _wait_until_it_listens(self) -> None:
+    def _wait_until_it_serves(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not _listens(self.export.path):
+        while not os.path.exists(ready_file(self.export.path)):
             if self.has_ended(_POLL_SECONDS):
                 said = self.messages
                 raise InvalidImage(self.name, f"QEMU cannot read it: {said}" if said else self.obituary)
@@ -141,11 +140,3 @@ def _spawn(command: list[str], descriptors: Sequence[int], messages: int) -> sub
         env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
         start_new_session=True,  # Ctrl-C is for ovafs, which may want to read on
     )
-
-
-def _listens(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-        code = peer.connect_ex(path)
-    if code not in {0, errno.ENOENT, errno.ECONNREFUSED}:
-        raise OSError(code, os.strerror(code), path)
-    return code == 0

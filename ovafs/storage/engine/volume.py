@@ -152,7 +152,7 @@ class EngineVolume:
                 self._disk.close()
 
     def _after(self, error: ReadFailed, failed: NbdVolume) -> NbdVolume:
-        """The disk as the engine serves it now; raises ``error`` if that is as before, or why it is not served. Blocks."""
+        """The disk as the engine serves it now; raises ``error`` if that is as before, or why it is not. Blocks."""
         self._check_in_use()
         if isinstance(error.__cause__, NbdFailed):  # an answer: the process is alive
             raise self._failed(error) from error

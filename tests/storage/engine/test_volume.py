@@ -1,0 +1,306 @@
+"""Disks in formats that QEMU reads: every byte, and what becomes of processes and files that fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from ovafs.errors import ImageUnavailable, InvalidImage, ReadFailed, UnsupportedFeature, VolumeBusy, VolumeChanged
+from ovafs.model import DiskFormat
+from ovafs.storage.engine import process as process_module
+from ovafs.storage.engine.volume import open_engine_volume
+from ovafs.storage.nbd import connection as connection_module
+from tests.support import vmdk
+from tests.support.engines import FORMATS, engines, foreign_image, is_running, settle, wait_until
+from tests.support.images import convert, qemu_holds, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ovafs.storage.engine.engines import Engines
+    from ovafs.storage.engine.volume import EngineVolume
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def pool() -> Iterator[Engines]:
+    with engines() as made:
+        yield made
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return foreign_image(tmp_path, "vmdk")
+
+
+@contextlib.contextmanager
+def opened(pool: Engines, path: Path, form: str = "vmdk") -> Iterator[EngineVolume]:
+    with contextlib.closing(open_engine_volume(pool, str(path), DiskFormat(form))) as volume:
+        volume.read_extents()
+        yield volume
+
+
+async def read(volume: EngineVolume, offset: int, length: int) -> bytes:
+    buffer = bytearray(b"\xee" * length)
+    await volume.read_into(offset, memoryview(buffer))
+    return bytes(buffer)
+
+
+async def stored(volume: EngineVolume) -> bytes:
+    """The whole disk, as its extents say: zeros elsewhere."""
+    disk = bytearray(volume.virtual_size)
+    for extent in volume.extents:
+        disk[extent.start : extent.start + extent.length] = await read(volume, extent.start, extent.length)
+    return bytes(disk)
+
+
+def only_pid(pool: Engines) -> int:
+    (one,) = pool.running()
+    return one.pid
+
+
+# -- bytes
+
+
+@pytest.mark.parametrize("form", FORMATS)
+async def test_every_byte_is_what_qemu_reads(pool: Engines, tmp_path: Path, form: str) -> None:
+    path = foreign_image(tmp_path, form)
+    expected = convert(path, tmp_path / "raw", form).read_bytes()
+    with opened(pool, path, form) as volume:
+        assert volume.virtual_size == len(expected)
+        assert await stored(volume) == expected
+        assert await read(volume, 0, len(expected)) == expected
+        assert await read(volume, 12_345, 700_001) == expected[12_345:712_346]
+        assert volume.formats == (form,)
+        assert [path for path, _ in volume.identities()] == [str(path)]
+
+
+@pytest.mark.parametrize(
+    ("form", "option"),
+    [
+        ("vmdk", "subformat=streamOptimized"),
+        ("vdi", "static=on"),
+        ("vpc", "subformat=fixed"),
+        ("vhdx", "block_size=1M"),
+    ],
+)
+async def test_other_kinds_of_a_format(pool: Engines, tmp_path: Path, form: str, option: str) -> None:
+    content = foreign_image(tmp_path, "raw")
+    path = convert(content, tmp_path / f"other.{form}", "raw", form, "-o", option)
+    expected = convert(path, tmp_path / "raw", form).read_bytes()
+    with opened(pool, path, form) as volume:
+        assert await read(volume, 0, volume.virtual_size) == expected
+
+
+async def test_what_the_path_leads_to_later_is_not_read(
+    pool: Engines, tmp_path: Path, image: Path, expect_log: Callable[[str], None]
+) -> None:
+    """A rename over the image, as rsync does it, while the .ova is open."""
+    expected = convert(image, tmp_path / "raw", "vmdk").read_bytes()
+    with opened(pool, image) as volume:
+        os.rename(foreign_image(tmp_path, "vmdk", seed=7), image)
+        os.kill(only_pid(pool), signal.SIGKILL)  # also the next process has the old one
+        assert await read(volume, 0, volume.virtual_size) == expected
+        expect_log("it is started again")
+
+
+# -- refused
+
+
+def test_an_image_of_another_format(pool: Engines, tmp_path: Path) -> None:
+    path = foreign_image(tmp_path, "vdi")
+    for form, message in (
+        ("vmdk", "not a VMDK"),
+        ("vhdx", "is not a VHDX image"),
+        ("vpc", "not a VHD"),
+    ):
+        with pytest.raises(InvalidImage, match=message):
+            open_engine_volume(pool, str(path), DiskFormat(form))
+    with pytest.raises(InvalidImage, match="not a VDI"):
+        open_engine_volume(pool, str(foreign_image(tmp_path, "vmdk")), DiskFormat.VDI)
+    assert pool.running() == []
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_that_is_nothing(pool: Engines, tmp_path: Path, form: str) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(InvalidImage):
+        open_engine_volume(pool, str(tmp_path / "empty"), DiskFormat(form))
+    with pytest.raises(ImageUnavailable, match="cannot be opened: No such file"):
+        open_engine_volume(pool, str(tmp_path / "missing"), DiskFormat(form))
+
+
+def test_a_descriptor_that_names_files_of_the_host(pool: Engines, tmp_path: Path) -> None:
+    path = tmp_path / "evil.vmdk"
+    path.write_bytes(vmdk.descriptor("monolithicFlat", 'RW 2 FLAT "/etc/shadow" 0'))
+    with pytest.raises(UnsupportedFeature):
+        open_engine_volume(pool, str(path), DiskFormat.VMDK)
+    # A sparse header of no capacity makes QEMU look into the descriptor that is embedded, for files.
+    text = vmdk.descriptor("monolithicFlat", 'RW 2 FLAT "/etc/shadow" 0').ljust(20 * 512, b"\0")
+    for capacity in (0, 2048):
+        path.write_bytes((vmdk.header(capacity, version=1, flags=3, gd=21, algorithm=0) + text).ljust(MIB, b"\0"))
+        with pytest.raises(UnsupportedFeature):
+            open_engine_volume(pool, str(path), DiskFormat.VMDK)
+    assert pool.running() == []
+
+
+def test_an_image_that_is_a_difference_to_another(pool: Engines, tmp_path: Path, image: Path) -> None:
+    child = tmp_path / "child.vmdk"
+    run("qemu-img", "create", "-q", "-f", "vmdk", "-b", image, "-F", "vmdk", child)
+    with pytest.raises(UnsupportedFeature, match="with a parent"):
+        open_engine_volume(pool, str(child), DiskFormat.VMDK)
+
+
+def test_what_qemu_says_is_in_the_message(pool: Engines, tmp_path: Path) -> None:
+    path = foreign_image(tmp_path, "vhdx")
+    data = bytearray(path.read_bytes())
+    data[0x10000:0x30000] = bytes(0x20000)
+    path.write_bytes(data)
+    with pytest.raises(InvalidImage, match=rf"{path}: QEMU cannot read it: No valid VHDX header found; check it"):
+        open_engine_volume(pool, str(path), DiskFormat.VHDX)
+    assert pool.running() == []
+
+
+def test_without_qemu(pool: Engines, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ImageUnavailable, match="is read by qemu-nbd, which is not installed; install qemu-utils"):
+        open_engine_volume(pool, str(image), DiskFormat.VMDK)
+
+
+def test_a_process_that_does_not_come_up(
+    pool: Engines, tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "bin" / "qemu-nbd"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\necho waiting for godot >&2\nexec sleep 1000\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(process_module, "START_SECONDS", 0.3)
+    with pytest.raises(ImageUnavailable, match="qemu-nbd did not open it within 0 s: waiting for godot"):
+        open_engine_volume(pool, str(image), DiskFormat.VMDK)
+    fake.write_text("#!/bin/sh\necho no mood for it >&2\nexit 7\n")
+    with pytest.raises(InvalidImage, match="QEMU cannot read it: no mood for it"):
+        open_engine_volume(pool, str(image), DiskFormat.VMDK)
+    fake.write_text("#!/bin/sh\nexit 7\n")
+    with pytest.raises(InvalidImage, match="qemu-nbd ended with exit code 7"):
+        open_engine_volume(pool, str(image), DiskFormat.VMDK)
+
+
+# -- locks and changes
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_image_that_another_process_writes(pool: Engines, tmp_path: Path, form: str) -> None:
+    path = foreign_image(tmp_path, form)
+    with qemu_holds(path, "-f", form), pytest.raises(VolumeBusy):
+        open_engine_volume(pool, str(path), DiskFormat(form))
+
+
+def test_nobody_writes_to_an_open_image_and_everybody_to_one_that_waits(tmp_path: Path, image: Path) -> None:
+    write = ["qemu-io", "-f", "vmdk", "-c", "write 0 512", str(image)]
+    settle(image)
+    with engines(grace=60) as pool:
+        with opened(pool, image):
+            pid = only_pid(pool)
+            refused = subprocess.run(write, capture_output=True, text=True, check=False)
+            assert 'Failed to get "write" lock' in refused.stderr
+        assert is_running(pid)
+        run(*write)
+        with opened(pool, image):  # another content, so another process
+            assert sorted(one.readers for one in pool.running()) == [0, 1]
+
+
+async def test_an_image_that_changes_while_it_is_read(pool: Engines, image: Path) -> None:
+    with opened(pool, image) as volume:
+        assert len(await read(volume, 0, MIB)) == MIB
+        with image.open("r+b") as file:
+            file.seek(-512, os.SEEK_END)
+            file.write(bytes(512))
+        with pytest.raises(VolumeChanged, match="the file changed while it was in use"):
+            await read(volume, 0, MIB)
+        with pytest.raises(VolumeChanged):
+            volume.check_unchanged()
+
+
+# -- processes that fail
+
+
+async def test_a_killed_process_is_started_again_once(
+    pool: Engines, tmp_path: Path, image: Path, expect_log: Callable[[str], None]
+) -> None:
+    expected = convert(image, tmp_path / "raw", "vmdk").read_bytes()
+    with opened(pool, image) as volume:
+        first = only_pid(pool)
+        os.kill(first, signal.SIGKILL)
+        assert await read(volume, 0, len(expected)) == expected
+        second = only_pid(pool)
+        assert second != first
+        os.kill(second, signal.SIGKILL)
+        with pytest.raises(ReadFailed, match=rf"{image}: qemu-nbd was ended by SIGKILL, and so it did before"):
+            await read(volume, 0, len(expected))
+        expect_log(f"WARNING .*{image}: qemu-nbd was ended by SIGKILL; it is started again")
+    with opened(pool, image) as volume:  # a new open is a new chance
+        assert await read(volume, 0, len(expected)) == expected
+
+
+async def test_killed_under_many_readers(
+    pool: Engines, tmp_path: Path, image: Path, expect_log: Callable[[str], None]
+) -> None:
+    expected = convert(image, tmp_path / "raw", "vmdk").read_bytes()
+    expect_log("it is started again")
+
+    async def reader(volume: EngineVolume, offset: int) -> None:
+        for _ in range(10):
+            assert await read(volume, offset, 300_001) == expected[offset : offset + 300_001]
+
+    with opened(pool, image) as one, opened(pool, image) as other:
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(reader, one if number % 2 else other, number * 300_001)
+            await trio.sleep(0.01)
+            os.kill(only_pid(pool), signal.SIGKILL)
+        assert len(pool.running()) == 1
+
+
+def test_killed_before_its_extents_are_read(pool: Engines, image: Path, expect_log: Callable[[str], None]) -> None:
+    expect_log("it is started again")
+    with contextlib.closing(open_engine_volume(pool, str(image), DiskFormat.VMDK)) as volume:
+        os.kill(only_pid(pool), signal.SIGKILL)
+        assert sum(volume.read_extents().lengths) > 0
+
+
+def test_killed_while_nobody_reads(image: Path) -> None:
+    settle(image)
+    with engines(grace=60) as pool:
+        with opened(pool, image):
+            pid = only_pid(pool)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not is_running(pid))
+        with opened(pool, image):
+            assert only_pid(pool) != pid
+
+
+async def test_a_process_that_hangs(pool: Engines, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "ANSWER_SECONDS", 0.5)
+    with opened(pool, image) as volume:
+        pid = only_pid(pool)
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(ReadFailed, match=rf"{image}: qemu-nbd: the server did not answer within 0 s"):
+            await read(volume, 0, MIB)
+        os.kill(pid, signal.SIGCONT)
+        assert len(await read(volume, 0, MIB)) == MIB
+        os.kill(pid, signal.SIGSTOP)
+    assert not is_running(pid)
+    began = time.monotonic()
+    with opened(pool, image) as volume:
+        assert len(await read(volume, 0, MIB)) == MIB
+    assert time.monotonic() - began < 60
