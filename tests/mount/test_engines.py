@@ -13,7 +13,7 @@ import pytest
 from tests.support import processes, vmdk
 from tests.support.engines import FORMATS, foreign_image, is_running, wait_until
 from tests.support.mount import mounted
-from tests.support.pools import MIB, Image, eventually, raw_image
+from tests.support.pools import MIB, Image, raw_image
 from tests.support.processes import ovafs, run
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def test_machines_on_every_format(pool: PoolBuilder, tmp_path: Path) -> None:
             assert (tmp_path / f"{name}.ova").stat().st_size == sizes[f"{name}.ova"]
             pool.judge(name, tmp_path / f"{name}.ova")
         pids = {engine["pid"] for engine in engines(mount)}
-        wait_until(lambda: not engines(mount))
-        assert not any(map(is_running, pids))
+        wait_until(lambda: not engines(mount) and not any(map(is_running, pids)))
         run("ls", "-l", mount.path / "vms")
         assert engines(mount) == []  # what is known needs no process
     with mounted(pool.path, tmp_path) as mount:
@@ -88,8 +87,8 @@ def test_readers_share_a_process(pool: PoolBuilder, tmp_path: Path) -> None:
             assert [one["pid"] for one in engines(mount)] == [engine["pid"]]
             busy = run("qemu-io", "-f", "vdi", "-c", "write 0 512", image, status=None)
             assert 'Failed to get "write" lock' in busy.stderr
-        eventually(lambda: not engines(mount), "the process ends")
-        assert not is_running(engine["pid"])
+        wait_until(lambda: not is_running(engine["pid"]))
+        assert engines(mount) == []
 
 
 def test_a_process_that_is_killed_while_a_file_is_copied(pool: PoolBuilder, tmp_path: Path) -> None:
