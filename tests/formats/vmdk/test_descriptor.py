@@ -34,6 +34,10 @@ def test_descriptors_of_real_writers(text: bytes) -> None:
     assert parse_descriptor(text.replace(b"streamOptimized", b"monolithicSparse"), "disk") == "monolithicSparse"
 
 
+def test_what_is_left_of_a_longer_text() -> None:
+    assert parse_descriptor(descriptor() + b'\0"\n', "disk") == "streamOptimized"
+
+
 def test_a_name_that_is_not_utf_8() -> None:
     assert parse_descriptor(descriptor(extent='RW 1 SPARSE "caf\u00e9"').decode().encode("latin-1"), "disk")
 
@@ -59,7 +63,6 @@ REFUSED = {
     "parent": (descriptor(parent="12345678"), "with a parent"),
     "parent's name": (descriptor(before='parentFileNameHint="/etc/passwd"\n'), "with a parent"),
     "other lines": (descriptor(before="include /etc/passwd\n"), "neither an assignment nor an extent"),
-    "text behind the end": (descriptor() + b"\0RW 1 FLAT", "text behind its end"),
     "no signature": (b"version=1\n" + descriptor(), "signature"),
     "nothing": (b"", "signature"),
     "zeros": (bytes(512), "signature"),
