@@ -39,7 +39,9 @@ def pool() -> Iterator[Engines]:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    return foreign_image(tmp_path, "vmdk")
+    path = foreign_image(tmp_path, "vmdk")
+    settle(path)
+    return path
 
 
 @contextlib.contextmanager
@@ -207,7 +209,6 @@ def test_an_image_that_another_process_writes(pool: Engines, tmp_path: Path, for
 
 def test_nobody_writes_to_an_open_image_and_everybody_to_one_that_waits(tmp_path: Path, image: Path) -> None:
     write = ["qemu-io", "-f", "vmdk", "-c", "write 0 512", str(image)]
-    settle(image)
     with engines(grace=60) as pool:
         with opened(pool, image):
             pid = only_pid(pool)
@@ -279,7 +280,6 @@ def test_killed_before_its_extents_are_read(pool: Engines, image: Path, expect_l
 
 
 def test_killed_while_nobody_reads(image: Path) -> None:
-    settle(image)
     with engines(grace=60) as pool:
         with opened(pool, image):
             pid = only_pid(pool)
