@@ -216,7 +216,8 @@ class Engine:
     def start(self) -> None:
         """Start the process unless it runs. Blocks; raises what starting it raises."""
         with self._lock:
-            if self.process is not None and self.process.has_ended():  # while nobody looked
+            if self.process is not None and self.process.has_ended():
+                log.warning("%s: %s while nobody used it", self.path, self.process.obituary)
                 self._bury(self.process)
             if self.process is None:
                 self._begin()

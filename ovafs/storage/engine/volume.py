@@ -52,12 +52,23 @@ def open_engine_volume(engines: Engines, path: str, form: DiskFormat) -> EngineV
         served = Served(path, form, (file,), options, is_volatile=file.is_block_device)
         engine = engines.use(served)
         undo.callback(engine.release)
-        try:
-            disk = open_nbd(engine.export)
-        except ImageError as error:
-            raise ImageUnavailable(path, f"{PROGRAM}: {error.reason}", error.hint) from error
+        disk = _connect(engine)
         undo.pop_all()
     return EngineVolume(served, form, engine, disk)
+
+
+def _connect(engine: Engine) -> NbdVolume:
+    export = engine.export
+    try:
+        try:
+            return open_nbd(export)
+        except ImageError:
+            another = engine.after_failure(export)
+            if another is None:
+                raise
+            return open_nbd(another)
+    except ImageUnavailable as error:
+        raise ImageUnavailable(engine.path, f"{PROGRAM}: {error.reason}", error.hint) from error
 
 
 class EngineVolume:

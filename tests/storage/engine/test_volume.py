@@ -279,7 +279,8 @@ def test_killed_before_its_extents_are_read(pool: Engines, image: Path, expect_l
         assert sum(volume.read_extents().lengths) > 0
 
 
-def test_killed_while_nobody_reads(image: Path) -> None:
+def test_killed_while_nobody_reads(image: Path, expect_log: Callable[[str], None]) -> None:
+    expect_log("qemu-nbd was ended by SIGKILL")
     with engines(grace=60) as pool:
         with opened(pool, image):
             pid = only_pid(pool)
