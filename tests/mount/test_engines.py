@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ovafs.inventory.libvirt.inventory import LibvirtInventory
 from tests.support import processes, vmdk
+from tests.support.domains import domain_xml, write_node
 from tests.support.engines import FORMATS, foreign_image, is_running, wait_until
 from tests.support.mount import mounted
-from tests.support.pools import MIB, Image, raw_image
+from tests.support.pools import MIB, Image, judge_ova, raw_image
 from tests.support.processes import ovafs, run
 
 if TYPE_CHECKING:
@@ -135,6 +137,18 @@ def test_a_killed_mount_leaves_nothing_that_runs(pool: PoolBuilder, tmp_path: Pa
     assert len(os.listdir(runtime)) == 1
     with mounted(pool.path, tmp_path):
         assert os.listdir(runtime) == []
+
+
+def test_domains_of_libvirt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(processes.ENVIRONMENT, "XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    images = [Image(foreign_image(tmp_path, form), form) for form in ("vmdk", "vdi", "vpc")]
+    uri = write_node(tmp_path / "node.xml", [domain_xml("web", *images)])
+    with mounted(uri, tmp_path) as mount:
+        run("cp", mount.path / "vms" / "web.ova", tmp_path)
+        assert len(engines(mount)) == 3
+    with contextlib.closing(LibvirtInventory(uri)) as inventory:
+        judge_ova(tmp_path / "web.ova", inventory.find("web"), images)
 
 
 def test_a_hostile_image_harms_its_machine_alone(pool: PoolBuilder, tmp_path: Path) -> None:

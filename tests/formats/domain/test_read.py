@@ -142,11 +142,16 @@ def test_the_boot_order_of_disks() -> None:
     assert min(second.disks, key=lambda one: one.boot_order or 1 << 30).target == "vdb"
 
 
+def test_a_disk_that_qemu_reads() -> None:
+    (found,) = domain(disk("<driver type='vmdk'/><source file='/x.vmdk'/>")).disks
+    assert (found.refused, found.format, found.source.path) == ("", DiskFormat.VMDK, "/x.vmdk")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         (disk("<source protocol='rbd' name='x'/>", "type='network' device='disk'"), "'network' (rbd)"),
-        (disk("<driver type='vmdk'/><source file='/x.vmdk'/>"), "'vmdk'"),
+        (disk("<driver type='qed'/><source file='/x.qed'/>"), "'qed'"),
         (disk(""), "has no source"),
         (disk("<source file='/x'><slices><slice/></slices></source>"), "slice"),
     ],
