@@ -64,7 +64,7 @@ def set_machine(assignment: str) -> str:
         ("UPDATE volumes SET path = '../x' WHERE path = '/images/bad-1'", "'../x' is not an absolute path"),
         ("UPDATE volumes SET path = '/x' || char(10) WHERE path = '/images/bad-1'", "contains the character U+000A"),
         ("UPDATE volumes SET path = CAST(x'2fff' AS TEXT) WHERE path = '/images/bad-0'", "contains the byte 0xff"),
-        ("UPDATE volumes SET format = 'vmdk' WHERE path = '/images/bad-1'", "Invalid enum value 'vmdk'"),
+        ("UPDATE volumes SET format = 'dmg' WHERE path = '/images/bad-1'", "Invalid enum value 'dmg'"),
         ("DELETE FROM volumes WHERE path = '/images/bad-1'", "Expected `str`, got `null`"),
         ("UPDATE disks SET boot = 2 WHERE alias = 'bad_Disk2'", "Expected `bool`, got `int`"),
         ("UPDATE disks SET interface = 'floppy' WHERE alias = 'bad_Disk2'", "Invalid enum value 'floppy'"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from ovafs.model import (
+    NATIVE_FORMATS,
     CpuTopology,
     Disk,
-    DiskFormat,
     DiskInterface,
     Firmware,
     Machine,
@@ -50,7 +50,7 @@ def macs() -> st.SearchStrategy[str]:
 
 def disks() -> st.SearchStrategy[Disk]:
     """One disk on a volume somewhere."""
-    volume = st.builds(Volume, uuid=uuids(), path=st.just("/pool/volumes/x"), format=st.sampled_from(DiskFormat))
+    volume = st.builds(Volume, uuid=uuids(), path=st.just("/pool/volumes/x"), format=st.sampled_from(NATIVE_FORMATS))
     return st.builds(
         Disk, uuid=uuids(), alias=texts(4), volume=volume, interface=st.sampled_from(DiskInterface), boot=st.booleans()
     )
