@@ -53,6 +53,10 @@ class UnsupportedFeature(ImageError):
         self.feature = feature
 
 
+class OnlyByQemu(UnsupportedFeature):
+    """The image uses ``feature``, which ovafs itself does not read, and QEMU does."""
+
+
 class ImageUnavailable(ImageError):
     """The image (or a file of its chain) is missing, not readable or not a file that can hold a disk."""
 

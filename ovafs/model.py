@@ -35,6 +35,7 @@ class DiskFormat(enum.StrEnum):
     VDI = "vdi"
     VHDX = "vhdx"
     VPC = "vpc"
+    LUKS = "luks"
 
 
 NATIVE_FORMATS = (DiskFormat.RAW, DiskFormat.QCOW2)
@@ -82,14 +83,16 @@ class CpuTopology(msgspec.Struct, frozen=True, kw_only=True):
 class Volume(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where a disk's bytes lie: an image file or block device, with its recorded format.
 
-    ``snapshot`` is the name of an internal snapshot of a qcow2 image; empty for its present content. (Defaults are
-    left out, so that a definition without it has the digest that it always had.)
+    ``snapshot`` is the name of an internal snapshot of a qcow2 image; empty for its present content. ``secret`` is the
+    path of the file with the passphrase of an image that is encrypted; empty for any other. (Defaults are left out, so
+    that a definition without them has the digest that it always had.)
     """
 
     uuid: str
     path: str
     format: DiskFormat
     snapshot: str = ""
+    secret: str = ""
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,22 +18,24 @@ E = TypeVar("E", bound=enum.StrEnum)
 
 
 class DiskArgument(NamedTuple):
-    """What ``--disk`` said; without ``format`` it is to be detected."""
+    """What ``--disk`` said; without ``format`` it is to be detected; ``secret`` may be empty."""
 
     path: str
     format: DiskFormat | None
     interface: DiskInterface
+    secret: str
 
 
 def parse_disk(text: str) -> DiskArgument:
-    """PATH[,format=…][,interface=…]. Raises click.BadParameter."""
-    path, parts = _split(text, ("format", "interface"))
+    """PATH[,format=…][,interface=…][,secret=…]. Raises click.BadParameter."""
+    path, parts = _split(text, ("format", "interface", "secret"))
     if not path:
         raise click.BadParameter("the path is missing")
     return DiskArgument(
         path,
         _choice(DiskFormat, "format", parts["format"]) if "format" in parts else None,
         _choice(DiskInterface, "interface", parts.get("interface", DiskInterface.VIRTIO)),
+        parts.get("secret", ""),
     )
 
 

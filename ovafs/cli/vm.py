@@ -71,8 +71,9 @@ def show(source: str, name: str, *, as_json: bool, template: bool, descriptor: b
 
     With --json: an object with uuid, name, kind ("vm", "template"), description, memory (bytes), cpu (sockets,
     cores, threads), firmware ("bios", "uefi", "uefi-secure"), os, created and modified (seconds since 1970, UTC),
-    disks (uuid, alias, interface, boot, volume: uuid, path, format), nics (uuid, name, network, mac, model), and
-    nvram and tpm (null, or size in bytes and digest of the firmware's variables and of the TPM's state).
+    disks (uuid, alias, interface, boot, volume: uuid, path, format, and secret where the image is encrypted: the path
+    of the file with its passphrase), nics (uuid, name, network, mac, model), and nvram and tpm (null, or size in bytes
+    and digest of the firmware's variables and of the TPM's state).
     """
     if descriptor and as_json:
         raise click.UsageError("--descriptor and --json exclude each other")

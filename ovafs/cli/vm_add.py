@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     "disks",
     type=parse_disk,
     multiple=True,
-    metavar=f"PATH[,format={'|'.join(DiskFormat)}][,interface=virtio|virtio-scsi|sata|ide]",
-    help="A disk on an existing image; raw and qcow2 are detected. Repeat for more. The first one boots.",
+    metavar=f"PATH[,format={'|'.join(DiskFormat)}][,interface=virtio|virtio-scsi|sata|ide][,secret=FILE]",
+    help="A disk on an existing image; raw and qcow2 are detected; FILE has the passphrase of one that is encrypted."
+    " Repeat for more. The first one boots.",
 )
 @click.option(
     "--memory", type=parse_bytes, default="1GiB", show_default=True, metavar="SIZE", help="A multiple of 1 MiB."
@@ -105,9 +106,10 @@ def add(
 def _check_image(disk: DiskArgument, open_volume: Opener) -> DiskChoice:
     path = image_path(disk.path)
     image_format = choose_format(path, disk.format)
-    with contextlib.closing(open_volume(Volume(uuid="", path=path, format=image_format))) as volume:
+    secret = image_path(disk.secret) if disk.secret else ""
+    with contextlib.closing(open_volume(Volume(uuid="", path=path, format=image_format, secret=secret))) as volume:
         volume.read_extents()
-    return DiskChoice(path, image_format, disk.interface)
+    return DiskChoice(path, image_format, disk.interface, secret)
 
 
 def _report(machine: Machine, shared: Sequence[tuple[str, list[str]]], *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ ERRNOS: dict[type[errors.OvafsError], int] = {
     errors.OvafsError: errno.EIO,
     errors.InvalidImage: errno.EIO,
     errors.UnsupportedFeature: errno.EOPNOTSUPP,
+    errors.OnlyByQemu: errno.EOPNOTSUPP,
     errors.ImageUnavailable: errno.EIO,  # not ENOENT: the .ova exists, and a mirror must not delete its copy
     errors.VolumeBusy: errno.EBUSY,
     errors.VolumeChanged: errno.ESTALE,

@@ -34,11 +34,15 @@ _MAC_PREFIX = "52:54:00"
 
 
 class DiskChoice(NamedTuple):
-    """A disk on an existing image; ``path`` as ``image_path`` gives it, ``format`` as it was found or given."""
+    """A disk on an existing image; ``path`` as ``image_path`` gives it, ``format`` as it was found or given.
+
+    ``secret``: the file with its passphrase, likewise, or "".
+    """
 
     path: str
     format: DiskFormat
     interface: DiskInterface = DiskInterface.VIRTIO
+    secret: str = ""
 
 
 class NicChoice(NamedTuple):
@@ -119,7 +123,7 @@ def _define_disks(name: str, choices: Sequence[DiskChoice]) -> tuple[Disk, ...]:
         Disk(
             uuid=_new_uuid(),
             alias=f"{name[:240]}_Disk{number}",
-            volume=Volume(uuid=_new_uuid(), path=choice.path, format=choice.format),
+            volume=Volume(uuid=_new_uuid(), path=choice.path, format=choice.format, secret=choice.secret),
             interface=choice.interface,
             boot=number == 1,
         )

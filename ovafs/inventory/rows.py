@@ -26,7 +26,7 @@ _MACHINES = """
 """
 # The outer join keeps a disk whose volume is missing, so that the machine is reported and not shown with one disk less.
 _DISKS = """
-    SELECT machine, disks.uuid, alias, interface, boot, volumes.uuid, path, format
+    SELECT machine, disks.uuid, alias, interface, boot, volumes.uuid, path, format, secret
     FROM disks LEFT JOIN volumes ON volumes.id = volume {where} ORDER BY machine, position
 """
 _NICS = "SELECT machine, uuid, name, network, mac, model FROM nics {where} ORDER BY machine, position"
@@ -117,8 +117,8 @@ def insert_machine(connection: sqlite3.Connection, machine: Machine) -> None:
     ).lastrowid
     for position, disk in enumerate(machine.disks):
         volume = connection.execute(
-            "INSERT INTO volumes (uuid, path, format) VALUES (?, ?, ?)",
-            (disk.volume.uuid, disk.volume.path, disk.volume.format),
+            "INSERT INTO volumes (uuid, path, format, secret) VALUES (?, ?, ?, ?)",
+            (disk.volume.uuid, disk.volume.path, disk.volume.format, disk.volume.secret),
         ).lastrowid
         connection.execute(
             "INSERT INTO disks (machine, position, uuid, alias, volume, interface, boot) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -174,13 +174,13 @@ def _parse_machine(row: Row, disks: Iterable[Row], nics: Iterable[Row], states: 
 
 
 def _disk(row: Row) -> dict[str, object]:
-    _, uuid, alias, interface, boot, volume, path, image_format = row
+    _, uuid, alias, interface, boot, volume, path, image_format, secret = row
     return {
         "uuid": uuid,
         "alias": alias,
         "interface": interface,
         "boot": _FLAGS.get(boot, boot) if isinstance(boot, int) else boot,
-        "volume": {"uuid": volume, "path": path, "format": image_format},
+        "volume": {"uuid": volume, "path": path, "format": image_format, "secret": secret},
     }
 
 

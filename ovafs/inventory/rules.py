@@ -95,6 +95,8 @@ def _check_disks(disks: tuple[Disk, ...]) -> None:
         _check_uuid("volume UUID", disk.volume.uuid)
         _check_line("disk alias", disk.alias, empty=True)
         check_path(disk.volume.path)
+        if disk.volume.secret:
+            check_path(disk.volume.secret)
     if len(disks) > 1:
         _check_count("disks", len(disks))
         _check_distinct("disk UUID", [disk.uuid for disk in disks])

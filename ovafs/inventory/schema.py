@@ -4,7 +4,7 @@
 
     pool       one row: the pool's own UUID
     machines   virtual machines and templates; a name is unique within its kind
-    volumes    image files and block devices with their recorded formats
+    volumes    image files and block devices with their recorded formats, and where the passphrase is ('': none)
     disks      a machine's disks in order, each with a volume of its own
     nics       a machine's network adapters in order; a MAC address is unique in the pool
     unfinished_volumes   volumes of imports that run, or that were interrupted: no machine is on them
@@ -127,7 +127,9 @@ _VERSION_5: Step = (
     "CREATE TABLE machine_descriptors (machine TEXT PRIMARY KEY, digest TEXT NOT NULL) STRICT, WITHOUT ROWID",
 )
 
-STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
+_VERSION_6: Step = ("ALTER TABLE volumes ADD COLUMN secret TEXT NOT NULL DEFAULT ''",)
+
+STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
 """``STEPS[n]`` makes version n + 1 of version n. A released step is never edited."""
 
 

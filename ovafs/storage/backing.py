@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ovafs.errors import InvalidImage, UnsupportedFeature
 from ovafs.formats.detect import HEAD_SIZE, detect_format
-from ovafs.model import NATIVE_FORMATS, DiskFormat
+from ovafs.model import DiskFormat
 from ovafs.storage.qcow2 import read_header
 from ovafs.storage.source_file import SourceFile
 
@@ -58,34 +58,34 @@ def guess_format(file: SourceFile, head: bytes, hint: str) -> DiskFormat:
         return DiskFormat.RAW
     if found != "qcow2":
         raise UnsupportedFeature(file.path, f"format {found} (by its first bytes)", hint)
-    header = read_header(file, head)
-    if header.backing_file is None or file.path.endswith(_QCOW2_NAMES):
+    header = read_header(file, head, by_qemu=True)
+    names_no_other = header.backing_file is None and header.data_file is None
+    if names_no_other or file.path.endswith(_QCOW2_NAMES):
         return DiskFormat.QCOW2
     raise UnsupportedFeature(
         file.path,
-        "guessing the format of a file that begins as a qcow2 image with a backing file, which a guest could have "
+        "guessing the format of a file that begins as a qcow2 image with another file, which a guest could have "
         "written into its raw disk",
         hint,
     )
 
 
-def backing_path(overlay: str, header: Header) -> str | None:
-    """The path of the overlay's backing file, None if it has none. A relative name starts at the overlay's directory.
+def named_path(image: str, name: str | None) -> str | None:
+    """The path of a file that ``image`` names, None if it names none. A relative name starts at the image's directory.
 
     Raises UnsupportedFeature for a name with a protocol (``json:``, ``nbd:`` ...) other than ``file:``.
     """
-    name = header.backing_file
     if name is None:
         return None
     # As in QEMU (path_has_protocol): a colon before the first slash ends a protocol's name.
     protocol, colon, rest = name.partition(":")
     if not colon or "/" in protocol:
-        return os.path.join(os.path.dirname(overlay), name)
+        return os.path.join(os.path.dirname(image), name)
     if protocol != "file":
-        raise UnsupportedFeature(overlay, f"backing file with protocol {protocol!r}")
+        raise UnsupportedFeature(image, f"a file that it names by the protocol {protocol!r}")
     if not rest.startswith("/"):
         # QEMU resolves it against the directory in which QEMU was started.
-        raise UnsupportedFeature(overlay, f"relative backing file name {name!r}", _rebase_hint(overlay))
+        raise UnsupportedFeature(image, f"relative file name {name!r}", _rebase_hint(image))
     return rest
 
 
@@ -94,18 +94,14 @@ def backing_format(overlay: str, header: Header, backing: SourceFile, head: byte
     recorded = header.backing_format
     if recorded is None:
         return guess_format(backing, head, f"record its format: {_rebase_hint(overlay)}")
-    if recorded not in NATIVE_FORMATS:
-        raise UnsupportedFeature(backing.path, f"format {recorded} of a backing file", _rebase_hint(overlay))
-    return DiskFormat(recorded)
+    try:
+        return DiskFormat(recorded)
+    except ValueError:
+        raise UnsupportedFeature(backing.path, f"format {recorded}", _rebase_hint(overlay)) from None
 
 
 def check_head(file: SourceFile, head: bytes, form: DiskFormat) -> None:
-    """Raise InvalidImage if a file recorded as qcow2 is none. A raw disk may begin with anything.
-
-    Raises UnsupportedFeature for a format that is not read here.
-    """
-    if form not in NATIVE_FORMATS:
-        raise UnsupportedFeature(file.path, f"format {form}")
+    """Raise InvalidImage if a file recorded as qcow2 is none. A raw disk may begin with anything."""
     if form == DiskFormat.QCOW2 and detect_format(head) != "qcow2":
         raise InvalidImage(file.path, "is recorded as qcow2, but is not a qcow2 image")
 

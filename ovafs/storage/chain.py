@@ -14,31 +14,23 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
-from ovafs.errors import ImageError, InvalidImage, ReadFailed, UnsupportedFeature
-from ovafs.formats.detect import HEAD_SIZE
-from ovafs.model import DiskFormat
-from ovafs.printable import printable
-from ovafs.storage.backing import backing_format, backing_path, check_head
-from ovafs.storage.locks import lock_for_reading
-from ovafs.storage.qcow2 import qcow2_extents, read_cluster, read_header
+from ovafs.errors import ReadFailed
+from ovafs.storage.links import Links
+from ovafs.storage.qcow2 import qcow2_extents, read_cluster
 from ovafs.storage.raw import raw_extents
-from ovafs.storage.source_file import SourceFile
 from ovafs.streams.extents import Kind, Layer, collapse
-from ovafs.units import SECTOR, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ovafs.formats.qcow2.header import Header
+    from ovafs.model import DiskFormat
+    from ovafs.storage.links import Link
     from ovafs.storage.volume import FileIdentity
     from ovafs.streams.extents import ExtentMap
-
-MAX_DEPTH = 200
-"""Files in a chain; each costs a descriptor while the disk is open."""
 
 MAX_EXTENTS = 16 << 20
 """Extents in all files of a chain: 432 MiB of map. A compressed disk of 1 TiB has as many clusters of 64 KiB."""
@@ -52,20 +44,6 @@ all its threads, must leave the others theirs."""
 
 INFLATED_BYTES = 8 << 20
 """Inflated clusters that a chain keeps, so that small reads do not inflate the same cluster again and again."""
-
-
-class _Link(NamedTuple):
-    """One open file of a chain; ``header`` is None for a raw image."""
-
-    file: SourceFile
-    header: Header | None
-
-    @property
-    def virtual_size(self) -> int:
-        """Guest bytes, in whole sectors: QEMU rounds a raw file's size up and a qcow2 header's down."""
-        if self.header is None:
-            return align_up(self.file.size, SECTOR)
-        return self.header.virtual_size
 
 
 def open_chain(
@@ -84,54 +62,16 @@ def open_chain(
     Raises ImageUnavailable, VolumeBusy, InvalidImage (also for a chain that leads back to itself),
     UnsupportedFeature, ReadFailed. An error in a backing file names the overlay too.
     """
-    links: list[_Link] = []
     with ExitStack() as undo:
-        next_path: str | None = path
-        while next_path is not None:
-            overlay = links[-1] if links else None
-            try:
-                file = SourceFile(next_path, is_live=is_live)
-                link = _open_link(file, overlay, format, undo, snapshot="" if overlay else snapshot, lock=lock)
-                _check_place(link.file, links)
-            except ImageError as error:
-                if overlay is not None:
-                    error.summary += f" (backing file of {overlay.file.path})"
-                raise
-            links.append(link)
-            next_path = backing_path(link.file.path, link.header) if link.header else None
+        links = Links(undo, lock=lock, is_live=is_live).open(path, format, snapshot)
         undo.pop_all()
     return Chain(links, snapshot)
-
-
-def _open_link(
-    file: SourceFile, overlay: _Link | None, form: DiskFormat, undo: ExitStack, *, snapshot: str, lock: bool
-) -> _Link:
-    undo.callback(file.close)
-    if lock:
-        lock_for_reading(file)
-    head = file.read(0, HEAD_SIZE)
-    if overlay is not None and overlay.header is not None:
-        form = backing_format(overlay.file.path, overlay.header, file, head)
-    check_head(file, head, form)
-    if form == DiskFormat.QCOW2:
-        return _Link(file, read_header(file, head, snapshot))
-    if snapshot:
-        raise InvalidImage(file.path, f"has no snapshot {printable(snapshot)!r}: it is no qcow2 image")
-    return _Link(file, None)
-
-
-def _check_place(file: SourceFile, above: Sequence[_Link]) -> None:
-    if len(above) >= MAX_DEPTH:
-        raise UnsupportedFeature(file.path, f"a chain of more than {MAX_DEPTH} files")
-    inode = (file.device, file.identity.inode)
-    if any(inode == (link.file.device, link.file.identity.inode) for link in above):
-        raise InvalidImage(file.path, "the chain of backing files leads back to this file")
 
 
 class Chain:
     """An open disk (``storage.volume.Volume``). Its extents are known after ``read_extents`` or ``use_extents``."""
 
-    def __init__(self, links: Sequence[_Link], snapshot: str = "") -> None:
+    def __init__(self, links: Sequence[Link], snapshot: str = "") -> None:
         self._links = tuple(links)
         self.snapshot = snapshot
         self.files = tuple(link.file for link in links)
@@ -157,11 +97,12 @@ class Chain:
         """
         layers = []
         room = MAX_EXTENTS
-        for file, header in self._links:
+        for link in self._links:
+            file, header = link.file, link.header
             with file.in_use():
                 extents = raw_extents(file, room) if header is None else qcow2_extents(file, header, room)
             room -= len(extents)
-            layers.append(Layer(extents, _Link(file, header).virtual_size))
+            layers.append(Layer(extents, link.virtual_size))
         self._extents = collapse(layers)
         return self._extents
 
@@ -178,7 +119,7 @@ class Chain:
     @property
     def formats(self) -> tuple[DiskFormat, ...]:
         """The format that each file was opened as, from the top."""
-        return tuple(DiskFormat.QCOW2 if link.header else DiskFormat.RAW for link in self._links)
+        return tuple(link.form for link in self._links)
 
     @property
     def is_volatile(self) -> bool:
@@ -308,7 +249,7 @@ class Chain:
         cluster = self._inflated_cluster(layer, descriptor)
         if cluster is not None:
             return cluster
-        file, header = self._links[layer]
+        file, header = self._links[layer].file, self._links[layer].header
         if header is None:
             raise ValueError("a compressed extent in a raw image")  # not in any map that read_extents made
         cluster = read_cluster(file, descriptor, header)

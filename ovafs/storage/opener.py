@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from ovafs.errors import UnsupportedFeature
-from ovafs.model import NATIVE_FORMATS
+from ovafs.errors import OnlyByQemu
 from ovafs.storage.chain import open_chain
 from ovafs.storage.engine.volume import open_engine_volume
 
@@ -27,18 +26,17 @@ class Opener(Protocol):
 
 
 def open_native(volume: model.Volume) -> Volume:
-    """An ``Opener`` that starts no process: for raw and qcow2 images. All others are refused."""
+    """An ``Opener`` that starts no process: for what ovafs itself reads. Raises OnlyByQemu for all else."""
     return open_chain(volume.path, volume.format, snapshot=volume.snapshot)
 
 
 def opener(engines: Engines) -> Opener:
-    """An ``Opener`` for all formats."""
+    """An ``Opener`` for all that is read."""
 
     def open_volume(volume: model.Volume) -> Volume:
-        if volume.format in NATIVE_FORMATS:
+        try:
             return open_native(volume)
-        if volume.snapshot:
-            raise UnsupportedFeature(volume.path, f"an internal snapshot of a {volume.format} image")
-        return open_engine_volume(engines, volume.path, volume.format)
+        except OnlyByQemu:
+            return open_engine_volume(engines, volume)
 
     return open_volume

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from ovafs.streams.extents import Extent
 
 
-def read_header(file: SourceFile, head: bytes, snapshot: str = "") -> Header:
+def read_header(file: SourceFile, head: bytes, snapshot: str = "", *, by_qemu: bool = False) -> Header:
     """The checked header; ``head`` is the file's first 64 KiB. With the name of a ``snapshot``: as it was then.
 
-    Raises InvalidImage, UnsupportedFeature, ReadFailed, VolumeChanged.
+    ``by_qemu``: see ``parse_header``. Raises InvalidImage, UnsupportedFeature, ReadFailed, VolumeChanged.
     """
     if len(head) == HEAD_SIZE and header_area(head) > HEAD_SIZE:
         head = file.read(0, header_area(head))
-    header = parse_header(head, file.path)
+    header = parse_header(head, file.path, by_qemu=by_qemu)
     if snapshot:
         header = at_snapshot(header, _find_snapshot(file, head, snapshot), file.path)
     file.check_unchanged()

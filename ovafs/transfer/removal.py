@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import ImageError, InvalidDefinition, VolumeBusy
 from ovafs.storage.chain import open_chain
+from ovafs.storage.links import Links
 from ovafs.storage.writer.new_volume import NewVolume, sync_directory
 
 if TYPE_CHECKING:
@@ -81,9 +82,7 @@ def _files_of_others(pool: Pool, machine: Machine) -> set[str]:
     for other in pool.machines():
         for disk in other.disks if other.uuid != machine.uuid else ():
             files.add(os.path.realpath(disk.volume.path))
-            with (
-                contextlib.suppress(ImageError),
-                contextlib.closing(open_chain(disk.volume.path, disk.volume.format, lock=False)) as chain,
-            ):
-                files.update(os.path.realpath(path) for path, _ in chain.identities())
+            with contextlib.suppress(ImageError), contextlib.ExitStack() as stack:
+                links = Links(stack, lock=False, by_qemu=True).open(disk.volume.path, disk.volume.format)
+                files.update(os.path.realpath(file.path) for link in links for file in link.files)
     return files

@@ -154,7 +154,10 @@ class TestAdd:
             (["--disk", "x,format=dmg"], "format=dmg is not one of raw, qcow2, vmdk, vdi"),
             (["--disk", "x,interface=usb"], "interface=usb is not one of virtio, virtio-scsi, sata, ide"),
             (["--disk", "x,format=raw,format=raw"], "format= is given twice"),
-            (["--disk", "x,y"], "'y' is not format=… or interface=… (a comma within a name is written ',,')"),
+            (
+                ["--disk", "x,y"],
+                "'y' is not format=… or interface=… or secret=… (a comma within a name is written ',,')",
+            ),
             (["--disk", "x,size=1"], "'size=1' is not format=…"),
             (["--nic", "lan,model=ne2k"], "model=ne2k is not one of virtio, e1000, e1000e, rtl8139"),
             (["--nic", "lan,mac=1"], "Invalid value for '--nic': '1' is not a MAC address"),

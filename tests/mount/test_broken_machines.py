@@ -77,9 +77,11 @@ def encrypted(folder: Path) -> Image:
     return Image(images.encrypted(folder / "luks.qcow2", "4M"), "qcow2")
 
 
-def external_data_file(folder: Path) -> Image:
+def missing_data_file(folder: Path) -> Image:
     data = folder / "external.data"
-    return Image(create(folder / "external.qcow2", 4 * MIB, data_file=str(data), data_file_raw="on"), "qcow2")
+    image = create(folder / "external.qcow2", 4 * MIB, data_file=str(data), data_file_raw="on")
+    data.unlink()
+    return Image(image, "qcow2")
 
 
 def dirty(folder: Path) -> Image:
@@ -104,7 +106,7 @@ BROKEN: dict[Callable[[Path], Image], tuple[int, str]] = {
     not_a_qcow2: (errno.EIO, "not.qcow2"),
     backing_loop: (errno.EIO, "leads back to this file"),
     encrypted: (errno.EOPNOTSUPP, "unsupported: .*encryption"),
-    external_data_file: (errno.EOPNOTSUPP, "unsupported: .*data file"),
+    missing_data_file: (errno.EIO, r"external.data: cannot be opened: .* \(data file of .*external.qcow2\)"),
     dirty: (errno.EOPNOTSUPP, "dirty"),
     unknown_feature: (errno.EOPNOTSUPP, "unsupported: "),
 }

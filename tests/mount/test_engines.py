@@ -14,7 +14,9 @@ from ovafs.inventory.libvirt.inventory import LibvirtInventory
 from tests.support import processes, vmdk
 from tests.support.domains import domain_xml, write_node
 from tests.support.engines import FORMATS, foreign_image, is_running, wait_until
+from tests.support.images import create, encrypted, io
 from tests.support.mount import mounted
+from tests.support.oracles import assert_same_disk, check_qcow2
 from tests.support.pools import MIB, Image, judge_ova, raw_image
 from tests.support.processes import ovafs, run
 
@@ -74,6 +76,28 @@ def test_exports_and_checks(pool: PoolBuilder, tmp_path: Path) -> None:
     found = json.loads(ovafs("check", pool.path, "--read", "--json").stdout)
     assert {one["name"]: one["ok"] for one in found} == dict.fromkeys(FORMATS, True)
     assert all(one["stored"] > MIB for one in found)
+
+
+def test_an_encrypted_image_and_one_with_a_data_file(pool: PoolBuilder, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret")
+    locked = encrypted(pool.images / "locked.qcow2", "4M")
+    words = f"driver=qcow2,encrypt.key-secret=key,file.filename={locked}"
+    run("qemu-io", "--object", "secret,id=key,data=secret", "--image-opts", "-c", "write -P 7 1M 1M", words)
+    split = create(pool.images / "split.qcow2", 4 * MIB, data_file=str(pool.images / "data"))
+    io(split, "write -P 9 2M 1M")
+    refused = ovafs("vm", "add", pool.path, "web", "--disk", locked, status=1)
+    assert "encryption of a disk whose passphrase is not known; say in which file it is" in refused.stderr
+    ovafs("vm", "add", pool.path, "web", "--disk", f"{locked},secret={key}", "--disk", split)
+    shown = json.loads(ovafs("vm", "show", pool.path, "web", "--json").stdout)
+    assert [disk["volume"].get("secret") for disk in shown["disks"]] == [str(key), None]
+    with mounted(pool.path, tmp_path) as mount:
+        run("cp", mount.path / "vms" / "web.ova", tmp_path)
+    run("tar", "xf", tmp_path / "web.ova", "-C", tmp_path)
+    plain, copy = (tmp_path / disk["volume"]["uuid"] for disk in shown["disks"])
+    check_qcow2(plain)
+    assert_same_disk(split, copy, "qcow2", "qcow2")
+    run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 7 1M 1M", "-c", "read -P 0 0 1M", "-c", "read -P 0 2M 2M", plain)
 
 
 def test_readers_share_a_process(pool: PoolBuilder, tmp_path: Path) -> None:

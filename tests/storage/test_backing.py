@@ -65,7 +65,7 @@ def test_other_formats_are_named(tmp_path: Path) -> None:
     run("qemu-img", "create", "-q", "-f", "vmdk", path, "1M")
     with pytest.raises(UnsupportedFeature, match="format vmdk") as caught:
         choose_format(str(path), None)
-    assert "format=raw" in caught.value.hint
+    assert "format= with raw, qcow2, vmdk" in caught.value.hint
     (path := tmp_path / "a.img.gz").write_bytes(gzip.compress(b"disk"))
     with pytest.raises(UnsupportedFeature, match="format gzip"):
         choose_format(str(path), None)
@@ -143,8 +143,8 @@ def test_other_backing_formats_are_named(tmp_path: Path, form: str) -> None:
         ("https://host/disk", "protocol 'https'"),
         ("a:b.qcow2", "protocol 'a'"),
         ("fat:rw:/tmp", "protocol 'fat'"),
-        ("file:base.img", "relative backing file name"),
-        ("file:", "relative backing file name"),
+        ("file:base.img", "relative file name"),
+        ("file:", "relative file name"),
         (":base.img", "protocol ''"),
     ],
 )

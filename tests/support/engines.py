@@ -6,9 +6,11 @@ import contextlib
 import os
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ovafs.model import DiskFormat, Volume
 from ovafs.storage.engine.engines import Engines
 from ovafs.storage.volume import TIMESTAMP_GRANULARITY_NS
 from tests.support.images import convert, scatter
@@ -29,6 +31,13 @@ def engines(grace: float = 0.0) -> Iterator[Engines]:
         contextlib.closing(Engines(base, grace)) as made,
     ):
         yield made
+
+
+def model_volume(path: str | Path, form: str, secret: str = "") -> Volume:
+    """A volume as a machine's definition names it."""
+    return Volume(
+        uuid=str(uuid.uuid5(uuid.NAMESPACE_OID, str(path))), path=str(path), format=DiskFormat(form), secret=secret
+    )
 
 
 def foreign_image(folder: Path, form: str, size: int = 8 << 20, *, seed: int = 1) -> Path:

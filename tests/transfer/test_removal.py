@@ -75,6 +75,15 @@ def test_what_another_machine_is_based_on_stays(pool: ImportPool, tmp_path: Path
     assert pool.files == [os.path.basename(base)]
 
 
+def test_what_an_image_that_qemu_reads_is_based_on_stays(pool: ImportPool, tmp_path: Path) -> None:
+    machine = take(pool)
+    base = machine.disks[0].volume.path
+    add(pool, "clone", create(tmp_path / "clone.qcow2", "64K", backing=base, data_file=str(tmp_path / "data")))
+    removed, _ = remove_machine(pool.pool, machine.name)
+    assert removed.images == [base]
+    assert pool.files == [os.path.basename(base)]
+
+
 def test_nothing_happens_while_somebody_writes(pool: ImportPool) -> None:
     machine = take(pool)
     with qemu_holds(Path(machine.disks[1].volume.path), "-f", "qcow2"), pytest.raises(VolumeBusy):

@@ -265,6 +265,8 @@ def _disk(element: etree._Element, target: str, boot_order: int) -> DomainDisk:
         refused = f"is of the type {kind[:40]!r}{protocol}, which is not supported"
     if source is not None and source.find("slices") is not None:
         refused = "is a slice of its file, which is not supported"
+    if element.find("encryption") is not None or (source is not None and source.find("encryption") is not None):
+        refused = refused or "is encrypted with a key that libvirt keeps, which is not supported"
     if form not in set(DiskFormat):
         refused = refused or f"has the format {form[:40]!r}, which is not supported"
     return DomainDisk(

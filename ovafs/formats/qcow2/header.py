@@ -8,12 +8,12 @@ r"""The qcow2 header, versions 2 and 3, and its extensions (QEMU docs/interop/qc
 | 16-19 | backing_file_size | yes | up to 1023 bytes |
 | 20-23 | cluster_bits | yes | 9-21 |
 | 24-31 | size (virtual, bytes) | yes | what the L1 table covers |
-| 32-35 | crypt_method | yes | 0 |
+| 32-35 | crypt_method | yes | 0; 2 (LUKS) by QEMU only |
 | 36-39 | l1_size (entries) | yes | up to 32 MiB of table |
 | 40-47 | l1_table_offset | yes | aligned to a cluster, behind the header |
 | 48-55, 56-59 | refcount_table_offset, _clusters | yes | any: refcounts do not decide what the guest sees |
 | 60-63, 64-71 | nb_snapshots, snapshots_offset | yes | any: see ``snapshots`` |
-| 72-79 | incompatible_features | | bits 3 (compression type) and 4 (extended L2) |
+| 72-79 | incompatible_features | | bits 3 (compression type) and 4 (extended L2); 2 (data file) by QEMU only |
 | 80-87, 88-95 | compatible_, autoclear_features | | any, by their definition |
 | 96-99 | refcount_order | | up to 6 |
 | 100-103 | header_length | 72 | 104 or more, a multiple of 8, inside the first cluster |
@@ -29,7 +29,7 @@ import enum
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from ovafs.errors import InvalidImage, UnsupportedFeature
+from ovafs.errors import InvalidImage, OnlyByQemu, UnsupportedFeature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,9 +51,11 @@ _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
 _EXTENSION = struct.Struct(">II")
 
-_ENCRYPTION = {1: "encryption (AES)", 2: "encryption (LUKS)"}
+_LUKS = 2
+_ENCRYPTION = {1: "encryption (AES)", _LUKS: "encryption (LUKS)"}
 
 _EXTERNAL_DATA_FILE = "external data file"
+_DATA_FILE_BIT = 2
 _COMPRESSION_TYPE_BIT = 3
 _EXTENDED_L2_BIT = 4
 _BITMAPS_BIT = 1  # of autoclear_features
@@ -82,7 +84,8 @@ class Header(NamedTuple):
 
     ``virtual_size`` is a multiple of 512: QEMU counts whole sectors and leaves a broken last one out (shown by
     ``qemu-img info`` on a header that says 1000: 512 bytes). ``backing_file`` is as stored, undecodable bytes
-    as surrogates; None when there is none. ``backing_format`` is None when the header records none.
+    as surrogates; None when there is none. ``backing_format`` is None when the header records none. What QEMU has to
+    read (see :func:`parse_header`) ``is_encrypted`` by LUKS, or has its data in ``data_file``, a raw one.
     """
 
     version: int
@@ -94,6 +97,8 @@ class Header(NamedTuple):
     extended_l2: bool
     backing_file: str | None
     backing_format: str | None
+    is_encrypted: bool = False
+    data_file: str | None = None
 
     @property
     def cluster_size(self) -> int:
@@ -150,11 +155,13 @@ def header_area(head: bytes) -> int:
     return 1 << min(max(bits, MIN_CLUSTER_BITS), MAX_CLUSTER_BITS)
 
 
-def parse_header(data: bytes, path: str) -> Header:
+def parse_header(data: bytes, path: str, *, by_qemu: bool = False) -> Header:
     """Check and decode the header; ``data`` is the file's first cluster (:func:`header_area`), or all if it is shorter.
 
+    With ``by_qemu`` it is QEMU that reads the image, not ovafs.
+
     Raises InvalidImage when the header contradicts the format, UnsupportedFeature (by name) when the image needs
-    something that this reader does not do. ``path`` is for messages only.
+    something that its reader does not do: OnlyByQemu, when QEMU does. ``path`` is for messages only.
     """
     if not data.startswith(MAGIC):
         raise InvalidImage(path, "not a qcow2 image", "see what it is with 'qemu-img info'")
@@ -167,7 +174,9 @@ def parse_header(data: bytes, path: str) -> Header:
     _, _, backing_offset, backing_size, cluster_bits, size, crypt_method, l1_size, l1_offset, *_ = fields
     if not MIN_CLUSTER_BITS <= cluster_bits <= MAX_CLUSTER_BITS:
         raise InvalidImage(path, f"cluster_bits is {cluster_bits}, not 9 to 21")
-    if crypt_method:
+    if crypt_method == _LUKS and not by_qemu:
+        raise OnlyByQemu(path, _ENCRYPTION[_LUKS])
+    if crypt_method not in {0, _LUKS}:
         raise UnsupportedFeature(path, _ENCRYPTION.get(crypt_method, f"encryption (method {crypt_method})"))
     data = data[: 1 << cluster_bits]
     incompatible, header_length, compression = 0, V2_HEADER_SIZE, Compression.DEFLATE
@@ -175,6 +184,9 @@ def parse_header(data: bytes, path: str) -> Header:
         incompatible, header_length = _parse_v3(data, path)
     extensions_end = min(backing_offset or len(data), len(data))
     extensions = dict(_extensions(data[:extensions_end], header_length, path))
+    data_file = _data_file(incompatible, extensions, path)
+    if data_file is not None and not by_qemu:
+        raise OnlyByQemu(path, _EXTERNAL_DATA_FILE)
     _refuse_features(incompatible, extensions, path)
     if version == 3:
         compression = _compression(data, incompatible, header_length, path)
@@ -188,6 +200,8 @@ def parse_header(data: bytes, path: str) -> Header:
         extended_l2=bool(incompatible >> _EXTENDED_L2_BIT & 1),
         backing_file=_backing_file(data, backing_offset, backing_size, path),
         backing_format=_text(extensions.get(Extension.BACKING_FORMAT, b"")) or None,
+        is_encrypted=crypt_method == _LUKS,
+        data_file=data_file,
     )
     return header._replace(l1_entries=l1_entries(header, l1_size, path))
 
@@ -224,14 +238,22 @@ def _refuse_features(incompatible: int, extensions: dict[int, bytes], path: str)
         raise UnsupportedFeature(path, "dirty bit is set (image was not closed cleanly)", _DIRTY_HINT)
     if incompatible & 2:
         raise InvalidImage(path, "corrupt bit is set", _DIRTY_HINT)
-    if incompatible & 4 or Extension.EXTERNAL_DATA_FILE in extensions:
-        raise UnsupportedFeature(path, _EXTERNAL_DATA_FILE)
     unknown = incompatible & ~(7 | _KNOWN_BITS)
     if unknown:
         names = _feature_names(extensions.get(Extension.FEATURE_NAMES, b""))
         bits = [bit for bit in range(64) if unknown >> bit & 1]
         listed = ", ".join(f"bit {bit} ({names[bit]})" if bit in names else f"bit {bit}" for bit in bits)
         raise UnsupportedFeature(path, f"incompatible feature {listed}")
+
+
+def _data_file(incompatible: int, extensions: dict[int, bytes], path: str) -> str | None:
+    """The name of the file that has the data, as stored; None if it is this one."""
+    name = extensions.get(Extension.EXTERNAL_DATA_FILE)
+    if not incompatible >> _DATA_FILE_BIT & 1 and name is None:
+        return None
+    if not incompatible >> _DATA_FILE_BIT & 1 or not name or b"\0" in name:
+        raise UnsupportedFeature(path, f"{_EXTERNAL_DATA_FILE} that is not named")
+    return name.decode("utf-8", "surrogateescape")
 
 
 def _feature_names(table: bytes) -> dict[int, str]:

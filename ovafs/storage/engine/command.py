@@ -1,8 +1,8 @@
 """What qemu-nbd is told: QEMU's own block device options (QEMU docs/interop/qapi, ``BlockdevOptions``), as JSON.
 
 Nothing is left to QEMU's judgement: the format is given, never probed; files are given by their descriptors, so that
-what is opened is what was locked and looked at, whatever the path leads to by now; and ``backing`` is null, so that no
-file is opened because an image names it.
+what is opened is what was locked and looked at, whatever the path leads to by now; and what an image names is given,
+too, or null, so that no file is opened because an image names it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, TypeAlias
 
+from ovafs.model import DiskFormat
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ovafs.model import DiskFormat
-
 PROGRAM = "qemu-nbd"
+
+_KEY_ID = "key"
 
 Options: TypeAlias = "Mapping[str, str | bool | Options | None]"
 
@@ -24,24 +26,45 @@ Options: TypeAlias = "Mapping[str, str | bool | Options | None]"
 _SCRIPT = 'read -r stat </proc/$$/stat && echo "$stat" >"$0" && exec setpriv --pdeathsig KILL -- "$@"'
 
 
-def open_file(descriptor: int) -> Options:
+def open_file(descriptor: int, *, is_block_device: bool = False) -> Options:
     """A file that the process has as an open descriptor. QEMU's locks are left out: they are taken already."""
-    return {"driver": "file", "filename": f"/proc/self/fd/{descriptor}", "locking": "off"}
+    driver = "host_device" if is_block_device else "file"
+    return {"driver": driver, "filename": f"/proc/self/fd/{descriptor}", "locking": "off"}
 
 
-def image(form: DiskFormat, file: Options) -> Options:
-    """An image in a file, without any other file that it may name."""
-    return {"driver": form.value, "file": file, "backing": None}
+def image(
+    form: DiskFormat,
+    file: Options,
+    *,
+    backing: Options | None = None,
+    data_file: Options | None = None,
+    is_encrypted: bool = False,
+) -> Options:
+    """An image in a file, with the other files that are given, and without any that it may name.
+
+    One that ``is_encrypted`` is opened with the secret that is given to :func:`serve`.
+    """
+    options: dict[str, str | bool | Options | None] = {"driver": form.value, "file": file, "backing": backing}
+    if data_file is not None:
+        options["data-file"] = data_file
+    if is_encrypted and form == DiskFormat.LUKS:
+        options["key-secret"] = _KEY_ID
+    elif is_encrypted:
+        options["encrypt"] = {"format": "luks", "key-secret": _KEY_ID}
+    return options
 
 
-def serve(options: Options, socket: str, ready: str) -> list[str]:
+def serve(options: Options, socket: str, ready: str, secret: int | None = None) -> list[str]:
     """The command that serves a disk, to any number of clients, on a UNIX socket.
 
-    It listens before it has opened the disk; when it has done that, it makes the file ``ready``.
+    It listens before it has opened the disk; when it has done that, it makes the file ``ready``. ``secret`` is the open
+    descriptor of a file with a passphrase, which so stands on no command line.
     """
     node = json.dumps({**options, "read-only": True})
-    places = [f"--socket={socket}", f"--pid-file={ready}"]
-    return [PROGRAM, "--read-only", "--persistent", "--shared=0", *places, f"json:{node}"]
+    words = ["--read-only", "--persistent", "--shared=0", f"--socket={socket}", f"--pid-file={ready}"]
+    if secret is not None:
+        words.append(f"--object=secret,id={_KEY_ID},file=/proc/self/fd/{secret}")
+    return [PROGRAM, *words, f"json:{node}"]
 
 
 def with_pid_file(command: list[str], path: str) -> list[str]:

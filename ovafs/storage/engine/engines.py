@@ -46,7 +46,7 @@ class Served(NamedTuple):
     """What an engine shows: a disk that people know as ``path``, in open and locked files.
 
     ``options`` makes QEMU's options of the descriptors of these files in the engine. Equal ``key`` and equal
-    identities of the files are the same content, unless it ``is_volatile``.
+    identities of the files are the same content, unless it ``is_volatile``. ``secret``: a file with a passphrase.
     """
 
     path: str
@@ -54,6 +54,12 @@ class Served(NamedTuple):
     files: tuple[SourceFile, ...]
     options: Callable[[Sequence[int]], Options]
     is_volatile: bool
+    secret: SourceFile | None = None
+
+    @property
+    def all_files(self) -> tuple[SourceFile, ...]:
+        """Those of the disk, and the secret."""
+        return self.files if self.secret is None else (*self.files, self.secret)
 
 
 class RunningEngine(NamedTuple):
@@ -91,7 +97,7 @@ class Engines:
 
         Raises what starting it raises.
         """
-        identities = tuple((file.device, file.identity) for file in served.files)
+        identities = tuple((file.device, file.identity) for file in served.all_files)
         key = (served.key, identities)
         with self._lock:
             engine = self._engines.get(key)
@@ -127,15 +133,17 @@ class Engines:
 
     # -- for engines
 
-    def start(self, path: str, options: Options, descriptors: Sequence[int]) -> EngineProcess:
-        """A new process."""
+    def start(self, served: Served, descriptors: Sequence[int]) -> EngineProcess:
+        """A new process; ``descriptors`` are those of all files."""
         with self._lock:
             if self._is_closed:
-                raise ReadFailed(path, "ovafs is ending")
+                raise ReadFailed(served.path, "ovafs is ending")
             if self._place is None:
                 self._place = Place(self._base)
             socket = self._place.new_socket()
-        return EngineProcess(path, options, descriptors, socket, self._starter)
+        options = served.options(descriptors[: len(served.files)])
+        secret = None if served.secret is None else descriptors[-1]
+        return EngineProcess(served.path, options, socket, self._starter, descriptors, secret)
 
     def given_back(self, engine: Engine) -> None:
         """A reader has gone: end the engine, now or later, if it was the last."""
@@ -184,7 +192,7 @@ class Engine:
         self.process: EngineProcess | None = None
         self._lock = threading.Lock()
         self._began = time.time_ns()
-        self._settles = max((_settles(file) for file in served.files), default=0)
+        self._settles = max((_settles(file) for file in served.all_files), default=0)
         # Descriptors that hold no lock and nothing but the file's place, for the process and one after it.
         self._descriptors: list[int] = []
         self._was_restarted = False
@@ -262,8 +270,8 @@ class Engine:
         if self._has_ended:
             raise ReadFailed(self.path, "is closed")
         if not self._descriptors:
-            self._descriptors = [_place_of(file) for file in self.served.files]
-        self.process = self._engines.start(self.path, self.served.options(self._descriptors), self._descriptors)
+            self._descriptors = [_place_of(file) for file in self.served.all_files]
+        self.process = self._engines.start(self.served, self._descriptors)
 
     def _bury(self, process: EngineProcess) -> None:
         self.process = None

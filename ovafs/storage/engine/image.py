@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ovafs.storage.source_file import SourceFile
 
 _VHDX_SIGNATURE = b"vhdxfile"
+_LUKS_SIGNATURE = b"LUKS\xba\xbe"
 
 
 def check_image(file: SourceFile, form: DiskFormat) -> None:
@@ -53,6 +54,11 @@ def _check_vhdx(file: SourceFile, head: bytes) -> None:
         raise InvalidImage(file.path, "is recorded as vhdx, but is not a VHDX image")
 
 
+def _check_luks(file: SourceFile, head: bytes) -> None:
+    if not head.startswith(_LUKS_SIGNATURE):
+        raise InvalidImage(file.path, "is recorded as luks, but does not begin with a LUKS header")
+
+
 def _check_vpc(file: SourceFile, head: bytes) -> None:
     if not head.startswith(vhd.COOKIE):  # a fixed one has its footer at the end only
         head = file.read(max(file.size - vhd.FOOTER_SIZE, 0), vhd.FOOTER_SIZE)
@@ -64,4 +70,5 @@ _CHECKS: dict[DiskFormat, Callable[[SourceFile, bytes], None]] = {
     DiskFormat.VDI: _check_vdi,
     DiskFormat.VHDX: _check_vhdx,
     DiskFormat.VPC: _check_vpc,
+    DiskFormat.LUKS: _check_luks,
 }

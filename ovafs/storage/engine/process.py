@@ -44,11 +44,18 @@ class EngineProcess:
     """A process that serves ``options`` on ``socket_path``, to be ended by its owner."""
 
     def __init__(
-        self, name: str, options: Options, descriptors: Sequence[int], socket_path: str, starter: Executor
+        self,
+        name: str,
+        options: Options,
+        socket_path: str,
+        starter: Executor,
+        descriptors: Sequence[int],
+        secret: int | None,
     ) -> None:
         """Start it and wait until it serves. Blocks.
 
-        ``name`` is the path of the image, for messages. The process ends with the thread of ``starter``.
+        ``name`` is the path of the image, for messages. The process ends with the thread of ``starter``. It gets the
+        ``descriptors``, one of which may be a ``secret``.
         Raises InvalidImage when QEMU does not take the image, ImageUnavailable when there is no QEMU or it hangs.
         """
         if shutil.which(PROGRAM) is None:
@@ -57,7 +64,7 @@ class EngineProcess:
         self.export = Export(socket_path, "")
         self._messages, messages = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # one that nobody reads blocks nobody
         self._said = ""
-        command = with_pid_file(serve(options, socket_path, ready_file(socket_path)), pid_file(socket_path))
+        command = with_pid_file(serve(options, socket_path, ready_file(socket_path), secret), pid_file(socket_path))
         try:
             self._process = starter.submit(_spawn, command, descriptors, messages).result()
         except BaseException:

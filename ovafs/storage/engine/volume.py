@@ -14,47 +14,83 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ovafs.errors import ImageError, ImageUnavailable, ReadFailed
+from ovafs.errors import ImageError, ImageUnavailable, ReadFailed, UnsupportedFeature
 from ovafs.formats.nbd import NbdFailed
 from ovafs.storage.chain import ANSWER_SECONDS, THREADS
 from ovafs.storage.engine.command import PROGRAM, image, open_file
 from ovafs.storage.engine.engines import Served
-from ovafs.storage.engine.image import check_image
-from ovafs.storage.locks import lock_for_reading
+from ovafs.storage.links import Links
 from ovafs.storage.nbd.volume import open_nbd
 from ovafs.storage.source_file import SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ovafs import model
     from ovafs.model import DiskFormat
     from ovafs.storage.engine.command import Options
     from ovafs.storage.engine.engines import Engine, Engines
+    from ovafs.storage.links import Link
     from ovafs.storage.nbd.volume import NbdVolume
     from ovafs.storage.volume import FileIdentity
     from ovafs.streams.extents import ExtentMap
 
+_KEY_HINT = "say in which file it is: secret=FILE"
 
-def open_engine_volume(engines: Engines, path: str, form: DiskFormat) -> EngineVolume:
-    """Open, lock and check the image at ``path``, and have it served. Blocks.
+
+def open_engine_volume(engines: Engines, volume: model.Volume) -> EngineVolume:
+    """Open, lock and check the images of a volume, and have them served. Blocks.
 
     Raises ImageUnavailable, VolumeBusy, InvalidImage, UnsupportedFeature, VolumeChanged, ReadFailed.
     """
-
-    def options(descriptors: Sequence[int]) -> Options:
-        return image(form, open_file(descriptors[0]))
-
+    if volume.snapshot:
+        raise UnsupportedFeature(volume.path, f"an internal snapshot of an image that {PROGRAM} reads")
     with ExitStack() as undo:
-        file = SourceFile(path)
-        undo.callback(file.close)
-        lock_for_reading(file)
-        check_image(file, form)
-        served = Served(path, form, (file,), options, is_volatile=file.is_block_device)
-        engine = engines.use(served)
+        links = Links(undo, by_qemu=True).open(volume.path, volume.format)
+        encrypted = [link.file.path for link in links if link.is_encrypted]
+        if encrypted and not volume.secret:
+            raise UnsupportedFeature(encrypted[0], "encryption of a disk whose passphrase is not known", _KEY_HINT)
+        with ExitStack() as after_start:
+            secret = _open_secret(volume.secret, after_start) if encrypted else None
+            served = _served(volume.path, links, secret)
+            engine = engines.use(served)
         undo.callback(engine.release)
         disk = _connect(engine)
         undo.pop_all()
-    return EngineVolume(served, form, engine, disk)
+    return EngineVolume(served, tuple(link.form for link in links), engine, disk)
+
+
+def _open_secret(path: str, undo: ExitStack) -> SourceFile:
+    secret = SourceFile(path)
+    undo.callback(secret.close)
+    return secret
+
+
+def _served(path: str, links: Sequence[Link], secret: SourceFile | None) -> Served:
+    """A chain, as QEMU gets it: each image with its backing, from the one at the bottom on."""
+
+    def options(descriptors: Sequence[int]) -> Options:
+        files = {
+            file.path: open_file(descriptor, is_block_device=file.is_block_device)
+            for file, descriptor in zip(all_files, descriptors, strict=True)
+        }
+        node: Options | None = None
+        for link in reversed(links):
+            data_file = None if link.data_file is None else files[link.data_file.path]
+            node = image(
+                link.form,
+                files[link.file.path],
+                backing=node,
+                data_file=data_file,
+                is_encrypted=link.is_encrypted,
+            )
+        if node is None:
+            raise ValueError("a chain without an image")
+        return node
+
+    all_files = tuple(file for link in links for file in link.files)
+    key = tuple((link.form, len(link.files)) for link in links)
+    return Served(path, key, all_files, options, any(file.is_block_device for file in all_files), secret)
 
 
 def _connect(engine: Engine) -> NbdVolume:
@@ -79,9 +115,10 @@ class EngineVolume:
 
     snapshot = ""
 
-    def __init__(self, served: Served, form: DiskFormat, engine: Engine, disk: NbdVolume) -> None:
+    def __init__(self, served: Served, formats: tuple[DiskFormat, ...], engine: Engine, disk: NbdVolume) -> None:
+        """``served`` are the files as this reader has opened them, which the engine may have from another."""
         self.path = served.path
-        self.formats = (form,)
+        self.formats = formats
         self.is_volatile = served.is_volatile
         self.virtual_size = disk.virtual_size
         self._sources = served.files

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ovafs.errors import ReadFailed, SourceError
-from ovafs.model import DiskFormat
 from ovafs.storage.engine import engines as engines_module
 from ovafs.storage.engine.engines import Engines
 from ovafs.storage.engine.volume import open_engine_volume
-from tests.support.engines import engines, foreign_image, is_running, settle, wait_until
+from tests.support.engines import engines, foreign_image, is_running, model_volume, settle, wait_until
 from tests.support.processes import ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def open_vmdk(pool: Engines, path: Path) -> EngineVolume:
-    return open_engine_volume(pool, str(path), DiskFormat.VMDK)
+    return open_engine_volume(pool, model_volume(path, "vmdk"))
 
 
 def test_readers_of_a_disk_share_a_process(tmp_path: Path) -> None:
@@ -133,11 +132,11 @@ def test_a_place_with_a_path_that_is_too_long(tmp_path: Path) -> None:
 
 _HOLDER = """
 import sys
-from ovafs.model import DiskFormat
+from ovafs.model import DiskFormat, Volume
 from ovafs.storage.engine.engines import Engines
 from ovafs.storage.engine.volume import open_engine_volume
 engines = Engines(sys.argv[1])
-volume = open_engine_volume(engines, sys.argv[2], DiskFormat.VMDK)
+volume = open_engine_volume(engines, Volume(uuid='', path=sys.argv[2], format=DiskFormat.VMDK))
 print(engines.running()[0].pid, flush=True)
 sys.stdin.read()
 """

@@ -7,23 +7,23 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from ovafs.errors import ImageUnavailable, InvalidImage, ReadFailed, UnsupportedFeature, VolumeBusy, VolumeChanged
-from ovafs.model import DiskFormat
 from ovafs.storage.engine import process as process_module
 from ovafs.storage.engine.volume import open_engine_volume
 from ovafs.storage.nbd import connection as connection_module
 from tests.support import vmdk
-from tests.support.engines import FORMATS, engines, foreign_image, is_running, settle, wait_until
-from tests.support.images import convert, qemu_holds, run
+from tests.support.engines import FORMATS, engines, foreign_image, is_running, model_volume, settle, wait_until
+from tests.support.filesystems import loop_device
+from tests.support.images import convert, create, encrypted, make_chain, qemu_holds, run, scatter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from ovafs.storage.engine.engines import Engines
     from ovafs.storage.engine.volume import EngineVolume
@@ -45,8 +45,8 @@ def image(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened(pool: Engines, path: Path, form: str = "vmdk") -> Iterator[EngineVolume]:
-    with contextlib.closing(open_engine_volume(pool, str(path), DiskFormat(form))) as volume:
+def opened(pool: Engines, path: Path | str, form: str = "vmdk", secret: Path | str = "") -> Iterator[EngineVolume]:
+    with contextlib.closing(open_engine_volume(pool, model_volume(path, form, str(secret)))) as volume:
         volume.read_extents()
         yield volume
 
@@ -115,6 +115,113 @@ async def test_what_the_path_leads_to_later_is_not_read(
         expect_log("it is started again")
 
 
+# -- several files, keys
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "key, with a comma"
+    path.write_text("secret")
+    return path
+
+
+def fill_encrypted(path: Path, form: str) -> bytes:
+    """Write all over an encrypted image of 4 MiB; returns what a guest sees."""
+    options = {"driver": form, "file.driver": "file", "file.filename": str(path)}
+    options |= {"key-secret": "key"} if form == "luks" else {"encrypt.format": "luks", "encrypt.key-secret": "key"}
+    words = ",".join(f"{name}={value}" for name, value in options.items())
+    script = [word for number in range(8) for word in ("-c", f"write -P {number + 1} {number * 512}k 100k")]
+    run("qemu-io", "--object", "secret,id=key,data=secret", "--image-opts", words, *script)
+    content = bytearray(4 * MIB)
+    for number in range(8):
+        content[number * 512 * 1024 : number * 512 * 1024 + 100 * 1024] = bytes([number + 1]) * 100 * 1024
+    return bytes(content)
+
+
+@pytest.mark.parametrize("form", ["luks", "qcow2"])
+async def test_an_encrypted_image(pool: Engines, tmp_path: Path, key: Path, form: str) -> None:
+    path = encrypted(tmp_path / "image", "4M", form)
+    expected = fill_encrypted(path, form)
+    with opened(pool, path, form, key) as volume:
+        assert volume.virtual_size == 4 * MIB
+        if form == "qcow2":
+            assert await read(volume, 0, 4 * MIB) == expected
+        else:  # what was never written is random there
+            assert (await read(volume, 512 * 1024, 100 * 1024)) == b"\2" * 100 * 1024
+            judge = f"driver=luks,key-secret=key,file.filename={path}"
+            converting = ["qemu-img", "convert", "--object", "secret,id=key,data=secret", "--image-opts", "-O", "raw"]
+            run(*converting, "-U", judge, tmp_path / "raw")
+            assert await read(volume, 0, 4 * MIB) == (tmp_path / "raw").read_bytes()
+        words = Path(f"/proc/{only_pid(pool)}/cmdline").read_bytes()
+        assert b"=secret,id=key,file=/proc/self/fd/" in words
+        assert words.count(b"secret") == 1 + words.count(b"key-secret")
+
+
+@pytest.mark.parametrize("form", ["luks", "qcow2"])
+def test_a_key_that_is_missing_or_wrong(pool: Engines, tmp_path: Path, key: Path, form: str) -> None:
+    path = encrypted(tmp_path / "image", "1M", form)
+    with pytest.raises(UnsupportedFeature, match="a disk whose passphrase is not known; say in which file it is"):
+        open_engine_volume(pool, model_volume(path, form))
+    key.write_text("secret\n")
+    with pytest.raises(InvalidImage, match="QEMU cannot read it: Invalid password, cannot unlock any keyslot"):
+        open_engine_volume(pool, model_volume(path, form, str(key)))
+    with pytest.raises(ImageUnavailable, match="nowhere: cannot be opened"):
+        open_engine_volume(pool, model_volume(path, form, str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("raw", ["on", "off"])
+async def test_an_external_data_file(pool: Engines, tmp_path: Path, raw: str) -> None:
+    base = make_chain(tmp_path, 2, raw_base=True)
+    data = tmp_path / "data 'raw'"
+    backing = None if raw == "on" else base.name
+    path = create(tmp_path / "top.qcow2", 8 * MIB, backing=backing, data_file=str(data), data_file_raw=raw)
+    scatter(path, 8 * MIB, seed=5)
+    expected = convert(path, tmp_path / "raw").read_bytes()
+    with opened(pool, path, "qcow2") as volume:
+        assert await stored(volume) == expected
+        assert await read(volume, 0, 8 * MIB) == expected
+        files = [str(path), str(data)] + ([] if raw == "on" else [str(base), str(tmp_path / "disk-1.raw")])
+        assert [name for name, _ in volume.identities()] == files
+        with data.open("r+b") as file:
+            file.write(b"x")
+        with pytest.raises(VolumeChanged, match="data 'raw': the file changed"):
+            await read(volume, 0, 512)
+
+
+async def test_an_overlay_on_an_image_of_another_format(pool: Engines, tmp_path: Path, image: Path) -> None:
+    path = create(tmp_path / "top.qcow2", 8 * MIB, backing=image.name, backing_format="vmdk")
+    scatter(path, 8 * MIB, seed=5, count=4)
+    expected = convert(path, tmp_path / "raw").read_bytes()
+    with opened(pool, path, "qcow2") as volume:
+        assert volume.formats == ("qcow2", "vmdk")
+        assert await read(volume, 0, 8 * MIB) == expected
+    image.unlink()
+    with pytest.raises(ImageUnavailable, match=rf"{image}: .* \(backing file of {path}\)"):
+        open_engine_volume(pool, model_volume(path, "qcow2"))
+
+
+def test_a_data_file_that_is_in_use_or_missing(pool: Engines, tmp_path: Path) -> None:
+    path = create(tmp_path / "top.qcow2", MIB, data_file=str(tmp_path / "data"))
+    with qemu_holds(path), pytest.raises(VolumeBusy):
+        open_engine_volume(pool, model_volume(path, "qcow2"))
+    (tmp_path / "data").unlink()
+    with pytest.raises(ImageUnavailable, match=rf"{tmp_path}/data: cannot be opened: .* \(data file of {path}\)"):
+        open_engine_volume(pool, model_volume(path, "qcow2"))
+    (tmp_path / "data").symlink_to(path)
+    with pytest.raises(InvalidImage, match="leads back"):
+        open_engine_volume(pool, model_volume(path, "qcow2"))
+
+
+async def test_a_block_device(pool: Engines, tmp_path: Path, image: Path) -> None:
+    expected = convert(image, tmp_path / "raw", "vmdk").read_bytes()
+    os.truncate(image, -(-image.stat().st_size // 4096) * 4096)
+    with loop_device(image) as device:
+        with opened(pool, device) as volume:
+            assert await read(volume, 0, len(expected)) == expected
+            assert volume.is_volatile
+        assert pool.running() == []
+
+
 # -- refused
 
 
@@ -126,9 +233,9 @@ def test_an_image_of_another_format(pool: Engines, tmp_path: Path) -> None:
         ("vpc", "not a VHD"),
     ):
         with pytest.raises(InvalidImage, match=message):
-            open_engine_volume(pool, str(path), DiskFormat(form))
+            open_engine_volume(pool, model_volume(path, form))
     with pytest.raises(InvalidImage, match="not a VDI"):
-        open_engine_volume(pool, str(foreign_image(tmp_path, "vmdk")), DiskFormat.VDI)
+        open_engine_volume(pool, model_volume(foreign_image(tmp_path, "vmdk"), "vdi"))
     assert pool.running() == []
 
 
@@ -136,22 +243,22 @@ def test_an_image_of_another_format(pool: Engines, tmp_path: Path) -> None:
 def test_a_file_that_is_nothing(pool: Engines, tmp_path: Path, form: str) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(InvalidImage):
-        open_engine_volume(pool, str(tmp_path / "empty"), DiskFormat(form))
+        open_engine_volume(pool, model_volume(tmp_path / "empty", form))
     with pytest.raises(ImageUnavailable, match="cannot be opened: No such file"):
-        open_engine_volume(pool, str(tmp_path / "missing"), DiskFormat(form))
+        open_engine_volume(pool, model_volume(tmp_path / "missing", form))
 
 
 def test_a_descriptor_that_names_files_of_the_host(pool: Engines, tmp_path: Path) -> None:
     path = tmp_path / "evil.vmdk"
     path.write_bytes(vmdk.descriptor("monolithicFlat", 'RW 2 FLAT "/etc/shadow" 0'))
     with pytest.raises(UnsupportedFeature):
-        open_engine_volume(pool, str(path), DiskFormat.VMDK)
+        open_engine_volume(pool, model_volume(path, "vmdk"))
     # A sparse header of no capacity makes QEMU look into the descriptor that is embedded, for files.
     text = vmdk.descriptor("monolithicFlat", 'RW 2 FLAT "/etc/shadow" 0').ljust(20 * 512, b"\0")
     for capacity in (0, 2048):
         path.write_bytes((vmdk.header(capacity, version=1, flags=3, gd=21, algorithm=0) + text).ljust(MIB, b"\0"))
         with pytest.raises(UnsupportedFeature):
-            open_engine_volume(pool, str(path), DiskFormat.VMDK)
+            open_engine_volume(pool, model_volume(path, "vmdk"))
     assert pool.running() == []
 
 
@@ -159,7 +266,7 @@ def test_an_image_that_is_a_difference_to_another(pool: Engines, tmp_path: Path,
     child = tmp_path / "child.vmdk"
     run("qemu-img", "create", "-q", "-f", "vmdk", "-b", image, "-F", "vmdk", child)
     with pytest.raises(UnsupportedFeature, match="with a parent"):
-        open_engine_volume(pool, str(child), DiskFormat.VMDK)
+        open_engine_volume(pool, model_volume(child, "vmdk"))
 
 
 def test_what_qemu_says_is_in_the_message(pool: Engines, tmp_path: Path) -> None:
@@ -168,14 +275,14 @@ def test_what_qemu_says_is_in_the_message(pool: Engines, tmp_path: Path) -> None
     data[0x10000:0x30000] = bytes(0x20000)
     path.write_bytes(data)
     with pytest.raises(InvalidImage, match=rf"{path}: QEMU cannot read it: No valid VHDX header found; check it"):
-        open_engine_volume(pool, str(path), DiskFormat.VHDX)
+        open_engine_volume(pool, model_volume(path, "vhdx"))
     assert pool.running() == []
 
 
 def test_without_qemu(pool: Engines, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ImageUnavailable, match="is read by qemu-nbd, which is not installed; install qemu-utils"):
-        open_engine_volume(pool, str(image), DiskFormat.VMDK)
+        open_engine_volume(pool, model_volume(image, "vmdk"))
 
 
 def test_a_process_that_does_not_come_up(
@@ -188,13 +295,13 @@ def test_a_process_that_does_not_come_up(
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(process_module, "START_SECONDS", 0.3)
     with pytest.raises(ImageUnavailable, match="qemu-nbd did not open it within 0 s: waiting for godot"):
-        open_engine_volume(pool, str(image), DiskFormat.VMDK)
+        open_engine_volume(pool, model_volume(image, "vmdk"))
     fake.write_text("#!/bin/sh\necho no mood for it >&2\nexit 7\n")
     with pytest.raises(InvalidImage, match="QEMU cannot read it: no mood for it"):
-        open_engine_volume(pool, str(image), DiskFormat.VMDK)
+        open_engine_volume(pool, model_volume(image, "vmdk"))
     fake.write_text("#!/bin/sh\nexit 7\n")
     with pytest.raises(InvalidImage, match="qemu-nbd ended with exit code 7"):
-        open_engine_volume(pool, str(image), DiskFormat.VMDK)
+        open_engine_volume(pool, model_volume(image, "vmdk"))
 
 
 # -- locks and changes
@@ -204,7 +311,7 @@ def test_a_process_that_does_not_come_up(
 def test_an_image_that_another_process_writes(pool: Engines, tmp_path: Path, form: str) -> None:
     path = foreign_image(tmp_path, form)
     with qemu_holds(path, "-f", form), pytest.raises(VolumeBusy):
-        open_engine_volume(pool, str(path), DiskFormat(form))
+        open_engine_volume(pool, model_volume(path, form))
 
 
 def test_nobody_writes_to_an_open_image_and_everybody_to_one_that_waits(tmp_path: Path, image: Path) -> None:
@@ -274,7 +381,7 @@ async def test_killed_under_many_readers(
 
 def test_killed_before_its_extents_are_read(pool: Engines, image: Path, expect_log: Callable[[str], None]) -> None:
     expect_log("it is started again")
-    with contextlib.closing(open_engine_volume(pool, str(image), DiskFormat.VMDK)) as volume:
+    with contextlib.closing(open_engine_volume(pool, model_volume(image, "vmdk"))) as volume:
         os.kill(only_pid(pool), signal.SIGKILL)
         assert sum(volume.read_extents().lengths) > 0
 
