@@ -109,6 +109,10 @@ class MachineRefused(InvalidDefinition):
     """A machine as a package has it cannot be in the place that the package is imported into."""
 
 
+class AdaptationFailed(OvafsError):
+    """A guest cannot be adapted to the hypervisor that its machine was imported into."""
+
+
 class NameTaken(OvafsError):
     """A machine of this name exists already."""
 

@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
-import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from ovafs.cli.disk_option import parse_disk_choices, parse_network_pair
-from ovafs.cli.machine_options import parse_bytes, topology
+from ovafs.cli.machine_options import parse_bytes, parse_seconds, topology
 from ovafs.cli.output import machine_document, print_json, warn
 from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.progress import progress_bar
-from ovafs.errors import ImageUnavailable, SourceError
+from ovafs.cli.signals import Interrupted, Signals
+from ovafs.errors import ImageUnavailable, OvafsError, SourceError
 from ovafs.inventory.source import open_destination, open_inventory
 from ovafs.model import Firmware, MachineKind
 from ovafs.printable import printable
+from ovafs.transfer.adapt.adapter import Adapter
+from ovafs.transfer.adapt.policy import Adapt
+from ovafs.transfer.adapt.program import Stopped
 from ovafs.transfer.ingest.choices import Clash, Identity, ImportChoices
-from ovafs.transfer.ingest.package import import_package
+from ovafs.transfer.ingest.package import Imported, import_package
 from ovafs.transfer.ingest.signature import CertificatePolicy, load_trust
 from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import FrameType
 
     from ovafs.inventory.destination import Destination
+    from ovafs.inventory.pending import PendingImport
     from ovafs.transfer.ingest.choices import DiskChoices
-    from ovafs.transfer.ingest.package import Imported
 
 _PIECE = MIB
 
+_SHOW_SECONDS = 0.5
+
 # The shell's convention for a program that a signal ended.
 _EXIT_SIGNAL = 128
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Arguments(NamedTuple):
@@ -65,6 +69,8 @@ class _Arguments(NamedTuple):
     mac: str
     uuid: str
     on_clash: str
+    adapt: str
+    adapt_limit: float
     certificate: str
     ca_file: str | None
     spool_limit: int
@@ -135,6 +141,21 @@ class _Arguments(NamedTuple):
     help="If the name is taken: import as NAME-2, or refuse.",
 )
 @click.option(
+    "--adapt",
+    type=click.Choice([one.value for one in Adapt]),
+    default=Adapt.AUTO.value,
+    show_default=True,
+    help="Guests of other hypervisors, into libvirt: have them adapted by virt-v2v if possible, never, or in any case.",
+)
+@click.option(
+    "--adapt-limit",
+    metavar="DURATION",
+    type=parse_seconds,
+    default="2h",
+    show_default=True,
+    help="How long the adaptation of one guest may take.",
+)
+@click.option(
     "--certificate",
     type=click.Choice([one.value for one in CertificatePolicy]),
     default=CertificatePolicy.WARN.value,
@@ -175,7 +196,11 @@ def import_command(**arguments: object) -> None:
 
     What cannot be kept as it was (a name that is taken, a device that has no place) is said on stderr.
 
-    Ctrl-C (and SIGTERM) while the package is read leaves nothing behind.
+    A package of another hypervisor brings a guest without the drivers that it needs here. Where virt-v2v is
+    installed, it adapts the guest on the new volumes before the machine is there (minutes); where it is not, or when
+    it fails, the machine gets hardware that most guests boot from. With --adapt v2v that is an error.
+
+    Ctrl-C (and SIGTERM) while the package is read, or adapted, leaves nothing behind.
 
     With --json: an object with machines (as in 'vm show --json') and warnings (a list of texts).
 
@@ -188,7 +213,7 @@ def import_command(**arguments: object) -> None:
             contextlib.closing(open_destination(wanted.source, inventory, wanted.pool)) as destination,
         ):
             imported = _run(destination, wanted)
-    except _Interrupted as interrupted:
+    except Interrupted as interrupted:
         click.echo("ovafs: interrupted: nothing is imported, nothing is left", err=True)
         sys.exit(_EXIT_SIGNAL + interrupted.number)
     for warning in imported.warnings:
@@ -199,11 +224,38 @@ def import_command(**arguments: object) -> None:
 def _run(destination: Destination, wanted: _Arguments) -> Imported:
     choices = _choices(wanted)
     default_name = "imported" if wanted.package == "-" else Path(wanted.package).stem
-    with _opened(wanted.package) as descriptor, _Signals() as signals:
+    with _opened(wanted.package) as descriptor, Signals() as signals:
         size = os.fstat(descriptor).st_size
         with progress_bar(os.path.basename(wanted.package), size, quiet=wanted.quiet) as show:
             pieces = _pieces(descriptor, wanted.package, signals, show)
-            return import_package(destination, pieces, default_name, choices, dry=wanted.dry_run)
+            imported = import_package(destination, pieces, default_name, choices, dry=wanted.dry_run)
+        return imported if imported.pending is None else _adapt(destination, imported.pending, wanted, signals)
+
+
+def _adapt(destination: Destination, pending: PendingImport, wanted: _Arguments, signals: Signals) -> Imported:
+    """Adapt the guests and register the machines; what fails leaves nothing: nobody relies on it yet."""
+    adapter = Adapter(destination, wanted.adapt_limit)
+    say = (lambda step: click.echo(f"adapting the guest: {step}", err=True)) if not wanted.quiet else None
+    try:
+        with ThreadPoolExecutor(1) as threads:
+            future = threads.submit(adapter.carry_out, pending.uuid, signals.stop)
+            said = ""
+            while not future.done():
+                concurrent.futures.wait([future], _SHOW_SECONDS)
+                if say is not None and (step := adapter.step) not in {"", said}:
+                    say(said := step)
+            adapted = future.result()
+    except Stopped:
+        adapter.discard(pending.uuid)
+        raise Interrupted(signals.received) from None
+    except OvafsError:
+        adapter.discard(pending.uuid)
+        raise
+    if adapted is None:
+        raise SourceError(
+            "another process of ovafs has taken the import over", "'ovafs status' shows what became of it"
+        )
+    return Imported(list(adapted.machines), list(adapted.warnings))
 
 
 def _choices(wanted: _Arguments) -> ImportChoices:
@@ -227,6 +279,7 @@ def _choices(wanted: _Arguments) -> ImportChoices:
         on_clash=Clash(wanted.on_clash),
         format=TargetFormat(wanted.disk_format),
         disks=dict(wanted.disks),
+        adapt=Adapt(wanted.adapt),
         spool_limit=wanted.spool_limit,
         trust=load_trust(CertificatePolicy(wanted.certificate), wanted.ca_file),
     )
@@ -249,7 +302,7 @@ def _opened(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _pieces(descriptor: int, path: str, signals: _Signals, show: Callable[[int], object]) -> Iterator[memoryview]:
+def _pieces(descriptor: int, path: str, signals: Signals, show: Callable[[int], object]) -> Iterator[memoryview]:
     """The package, piece by piece, in one buffer."""
     buffer = memoryview(bytearray(_PIECE))
     position = 0
@@ -264,55 +317,6 @@ def _pieces(descriptor: int, path: str, signals: _Signals, show: Callable[[int],
         position += count
         yield buffer[:count]
         show(position)
-
-
-class _Interrupted(Exception):
-    """A signal came while the package was read."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-class _Signals:
-    """Signals end an import only while it waits for the package, so never in the middle of a change there.
-
-    After the first one the next ends the process at once; what it leaves then, the next import removes. A signal
-    that is ignored (nohup, a shell's background job) stays ignored.
-    """
-
-    def __init__(self) -> None:
-        self._received = 0
-        self._is_raised = False
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> Self:
-        for number in _SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
-
-    @contextlib.contextmanager
-    def raised(self) -> Iterator[None]:
-        """Signals that have come, and those that come in the ``with`` block, are raised as _Interrupted."""
-        self._is_raised = True
-        try:
-            if self._received:
-                raise _Interrupted(self._received)
-            yield
-        finally:
-            self._is_raised = False
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        for one in self._before:
-            signal.signal(one, signal.SIG_DFL)
-        self._received = number
-        if self._is_raised:
-            raise _Interrupted(number)
 
 
 def _print(imported: Imported, wanted: _Arguments) -> None:

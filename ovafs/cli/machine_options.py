@@ -1,17 +1,25 @@
-"""Options for a machine's processors and memory, as several commands take them."""
+"""Options for a machine's processors and memory, as several commands take them, and types of options."""
 
 from __future__ import annotations
 
 import click
 
 from ovafs.model import CpuTopology
-from ovafs.units import parse_size
+from ovafs.units import parse_duration, parse_size
 
 
 def parse_bytes(text: str) -> int:
     """A size. Raises click.BadParameter."""
     try:
         return parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def parse_seconds(text: str) -> float:
+    """A duration. Raises click.BadParameter."""
+    try:
+        return parse_duration(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 

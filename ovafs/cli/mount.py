@@ -25,6 +25,7 @@ from ovafs.inventory.source import is_uri, open_destination, open_inventory
 from ovafs.storage.engine.engines import Engines
 from ovafs.storage.map_cache import MapCache
 from ovafs.storage.opener import opener
+from ovafs.transfer.adapt.policy import check_adapt
 from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.signature import load_trust
 from ovafs.transfer.packager import Packager
@@ -91,16 +92,22 @@ def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: b
         _serve(source, mountpoint, options, daemon.ready)
 
 
-_FOR_LIBVIRT = ("backup_age", "scratch", "scratch_reserve")
+_FOR_LIBVIRT = {
+    "backup_age": "running machines",
+    "scratch": "running machines",
+    "scratch_reserve": "running machines",
+    "adapt": "machines that are to run",
+    "adapt_limit": "machines that are to run",
+}
 
 
 def _inventory(source: str, options: MountOptions) -> Inventory:
     """What is to be shown. Raises SourceError, also for options that would do nothing there."""
     usual = MountOptions()
     if not is_uri(source):
-        for name in _FOR_LIBVIRT:
+        for name, what in _FOR_LIBVIRT.items():
             if getattr(options, name) != getattr(usual, name):
-                raise SourceError(f"{source}: the option {name!r} is for running machines, which libvirt has")
+                raise SourceError(f"{source}: the option {name!r} is for {what}, which libvirt has")
     return open_inventory(source, options.selection, ScratchSpace(options.scratch, options.scratch_reserve))
 
 
@@ -166,12 +173,14 @@ def _destination(source: str, inventory: Inventory, options: MountOptions) -> It
 
 
 def _drop_folder(destination: Destination, options: MountOptions) -> DropFolder:
+    check_adapt(options.adapt, destination)
     choices = ImportChoices(
         network=options.drop_network,
         on_clash=options.drop_clash,
         format=options.drop_format,
+        adapt=options.adapt,
         spool_limit=options.spool_limit,
         trust=load_trust(options.drop_certificate, options.drop_ca_file),
     )
     status = Status(options.drop_mode, options.uid, options.gid)
-    return DropFolder(destination, choices, status, options.spool_limit, options.keep_partial)
+    return DropFolder(destination, choices, status, options.spool_limit, options.keep_partial, options.adapt_limit)

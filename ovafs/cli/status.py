@@ -24,7 +24,7 @@ from ovafs.vfs.status import MountStatus, OpenMachine
 
 if TYPE_CHECKING:
     from ovafs.vfs.drop.reporter import EndedUpload
-    from ovafs.vfs.drop.status import DropStatus, UploadStatus
+    from ovafs.vfs.drop.status import AdaptationStatus, DropStatus, UploadStatus
 
 _PATIENCE = 10.0
 """Seconds that a mount has to answer; one that works needs some milliseconds."""
@@ -151,6 +151,7 @@ def _drop_lines(drop: DropStatus, now: float) -> list[str]:
         f"  spools: {format_size(waiting)} wait, at most {format_size(drop.spool_limit)} of one upload",
     ]
     lines += [f"  {_upload_line(one, now)}" for one in drop.uploads]
+    lines += [f"  {_adaptation_line(one)}" for one in drop.adapting]
     return lines + [f"  {_ended_line(one)}" for one in drop.ended]
 
 
@@ -164,6 +165,12 @@ def _upload_line(one: UploadStatus, now: float) -> str:
     if one.state in {"incomplete", "failed"}:
         text += f", kept until {_time(one.kept_until)}"
     return text + (f": {one.error}" if one.error else "")
+
+
+def _adaptation_line(one: AdaptationStatus) -> str:
+    text = f"{one.name}: {one.state} since {_time(one.since)}, becomes {', '.join(one.machines)}"
+    said = one.error or one.step
+    return f"{text}: {said}" if said else text
 
 
 def _ended_line(one: EndedUpload) -> str:

@@ -11,6 +11,7 @@ import stat
 from typing import TYPE_CHECKING
 
 import pyfuse3
+import trio
 
 from ovafs.errors import NameRefused
 from ovafs.fuse import posix_acl
@@ -54,7 +55,9 @@ class DropOperations(ControlOperations):
         self._last_handle = _FIRST_HANDLE
 
     async def tend(self) -> None:
-        await Caretaker(self._drop).tend()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Caretaker(self._drop).tend)
+            nursery.start_soon(self._drop.adaptations.work)
 
     # -- names and attributes
 

@@ -23,6 +23,7 @@ ERRNOS: dict[type[errors.OvafsError], int] = {
     errors.InvalidDefinition: errno.EIO,
     errors.InvalidChoices: errno.EINVAL,
     errors.MachineRefused: errno.EINVAL,
+    errors.AdaptationFailed: errno.EOPNOTSUPP,
     errors.InvalidPackage: errno.EINVAL,
     errors.IncompletePackage: errno.EINVAL,
     errors.NameRefused: errno.EPERM,

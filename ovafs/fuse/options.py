@@ -12,6 +12,8 @@
 | drop_clash= | uploads whose machine's name is taken: suffix (default: it becomes NAME-2) or refuse |
 | drop_certificate= | signatures of uploads: ignore, warn (default: what is wrong with one is said), or require |
 | drop_ca_file= | PEM file with the certificates of those whose signatures are trusted; read when mounting |
+| adapt= | guests of other hypervisors in uploads: auto (default: virt-v2v adapts them if installed), never, v2v |
+| adapt_limit= | how long the adaptation of one guest may take; a duration, default 2h |
 | pool= | storage pool of libvirt that uploads land in; default: the one called default |
 | pin= | what keeps the images of an open file as they are: lock (default), or reflink, which lets them be written to |
 | backup_age= | how long who comes later reads a running machine's backup that is open; a duration, default 1h |
@@ -43,6 +45,8 @@ import msgspec
 
 from ovafs.errors import InvalidChoices, MountFailed
 from ovafs.inventory.selection import Selection
+from ovafs.transfer.adapt.adapter import LONGEST_CONVERSION
+from ovafs.transfer.adapt.policy import Adapt
 from ovafs.transfer.ingest.choices import Clash, ImportChoices, check_choices
 from ovafs.transfer.ingest.signature import CertificatePolicy
 from ovafs.transfer.ingest.target import TargetFormat
@@ -77,6 +81,8 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     drop_clash: Clash = Clash.SUFFIX
     drop_certificate: CertificatePolicy = CertificatePolicy.WARN
     drop_ca_file: str | None = None
+    adapt: Adapt = Adapt.AUTO
+    adapt_limit: float = LONGEST_CONVERSION
     pool: str | None = None
     pin: Pin = Pin.LOCK
     backup_age: float = BACKUP_AGE
@@ -180,6 +186,8 @@ _PARSERS: dict[str, Callable[[str], int | float | str]] = {
     "drop_clash": _one_of(Clash),
     "drop_certificate": _one_of(CertificatePolicy),
     "drop_ca_file": os.path.abspath,
+    "adapt": _one_of(Adapt),
+    "adapt_limit": parse_duration,
     "pool": str,
     "pin": _one_of(Pin),
     "backup_age": parse_duration,

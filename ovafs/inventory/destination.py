@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from ovafs.inventory.attachments import Attachments
+    from ovafs.inventory.pending import PendingImport
     from ovafs.inventory.receipts import Receipt
     from ovafs.model import Machine, Volume
 
@@ -35,6 +36,11 @@ class Destination(Protocol):
     A volume is noted before it is written, and registered with the machines on it; what is noted and not registered
     is nobody's once no import is at work on it.
     """
+
+    @property
+    def runs_guests(self) -> bool:
+        """Whether the machines run there: then guests of other hypervisors may have to be adapted to it."""
+        ...
 
     @property
     def volumes_path(self) -> str:
@@ -68,6 +74,25 @@ class Destination(Protocol):
         """
         ...
 
+    def settle(self, volumes: Sequence[str], receipt: Receipt | None, archive: bytes | None) -> None:
+        """The second half of :meth:`register`, for machines that are there already."""
+        ...
+
+    def keep_pending(self, pending: PendingImport, receipt: Receipt | None = None) -> None:
+        """Keep an import that is to be registered later, whose volumes are noted; or what is new about it.
+
+        Durable when this returns. What its machines are going to take is taken from now on.
+        """
+        ...
+
+    def give_up_pending(self, uuid: str) -> None:
+        """Forget it; its volumes are nobody's then."""
+        ...
+
+    def pending_imports(self) -> list[PendingImport]:
+        """All of them, the oldest first."""
+        ...
+
     def note_volume(self, uuid: str) -> None:
         """Note a volume that is going to be written."""
         ...
@@ -77,7 +102,7 @@ class Destination(Protocol):
         ...
 
     def unfinished_volumes(self) -> set[str]:
-        """UUIDs of the volumes that are noted."""
+        """UUIDs of the volumes that are noted, and not those of a pending import."""
         ...
 
     def registered_volumes(self, among: Collection[str]) -> set[str]:

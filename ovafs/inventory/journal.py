@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovafs.errors import SourceError
+from ovafs.inventory import pending as waiting
 from ovafs.inventory import receipts, rows
 from ovafs.inventory.database import connect, is_writable, open_reader, sqlite_errors
 from ovafs.inventory.schema import APPLICATION_ID, check_version, migrate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
+    from ovafs.inventory.pending import PendingImport
     from ovafs.inventory.receipts import Receipt
 
 
@@ -64,8 +66,25 @@ class Journal:
             connection.executemany("DELETE FROM unfinished_volumes WHERE uuid = ?", [(uuid,) for uuid in uuids])
 
     def unfinished_volumes(self) -> set[str]:
-        """UUIDs of the volumes that are noted."""
-        return self._column("SELECT uuid FROM unfinished_volumes")
+        """UUIDs of the volumes that are noted, and not those of a pending import."""
+        return self._column("SELECT uuid FROM unfinished_volumes WHERE pending IS NULL")
+
+    def keep_pending(self, pending: PendingImport, receipt: Receipt | None = None) -> None:
+        """Keep it and, as :meth:`keep_receipt` does it, the receipt of its upload: one change."""
+        with self._change() as connection:
+            waiting.keep(connection, pending)
+            if receipt is not None:
+                receipts.keep(connection, receipt, None)
+
+    def give_up_pending(self, uuid: str) -> None:
+        """Forget it; its volumes are nobody's then."""
+        with self._change() as connection:
+            waiting.give_up(connection, uuid)
+
+    def pending_imports(self) -> list[PendingImport]:
+        """All of them, the oldest first."""
+        with sqlite_errors(self._path), self._reader.read() as connection:
+            return waiting.read_all(connection)
 
     def new_entry_number(self) -> int:
         """A number for an entry of the drop directory; none is ever given twice."""
@@ -112,6 +131,7 @@ class Journal:
         self, connection: sqlite3.Connection, volumes: Sequence[str], receipt: Receipt | None, archive: bytes | None
     ) -> None:
         connection.executemany("DELETE FROM unfinished_volumes WHERE uuid = ?", [(uuid,) for uuid in volumes])
+        waiting.forget_registered(connection)
         if receipt is not None:
             receipts.keep(connection, receipt, archive)
 

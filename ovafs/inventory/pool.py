@@ -36,6 +36,8 @@ _CACHE = "cache"
 class Pool(Catalog):
     """The inventory that a pool directory holds: its catalog, and what lies around it."""
 
+    runs_guests = False
+
     def __init__(self, path: str) -> None:
         """Open the pool at ``path``. Raises SourceError if there is none, or if its catalog cannot be used."""
         self.path = str(Path(path).absolute())

@@ -7,7 +7,9 @@
     volumes    image files and block devices with their recorded formats, and where the passphrase is ('': none)
     disks      a machine's disks in order, each with a volume of its own
     nics       a machine's network adapters in order; a MAC address is unique in the pool
-    unfinished_volumes   volumes of imports that run, or that were interrupted: no machine is on them
+    unfinished_volumes   volumes of imports that run, or that were interrupted: no machine is on them; or those of
+                   the pending import that is named with them
+    pending_imports   imports whose guests are adapted before their machines are registered
     drop_entries   receipts: what was uploaded to the drop directory and imported, and the numbers of its entries;
                    what a package is read again from, as ``transfer.archive`` has it (NULL: it cannot be)
     states     of firmware and TPM, as oVirt packs them; in tables of their own, so that listings never read them
@@ -129,7 +131,12 @@ _VERSION_5: Step = (
 
 _VERSION_6: Step = ("ALTER TABLE volumes ADD COLUMN secret TEXT NOT NULL DEFAULT ''",)
 
-STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
+_VERSION_7: Step = (
+    "CREATE TABLE pending_imports (uuid TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT, WITHOUT ROWID",
+    "ALTER TABLE unfinished_volumes ADD COLUMN pending TEXT",
+)
+
+STEPS: Sequence[Step] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6, _VERSION_7)
 """``STEPS[n]`` makes version n + 1 of version n. A released step is never edited."""
 
 

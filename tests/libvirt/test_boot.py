@@ -70,7 +70,7 @@ def assert_boots(libvirt: Libvirt, name: str) -> None:
 @pytest.mark.parametrize("form", ["raw", "qcow2", "vmdk"])
 def test_what_is_dropped_boots_and_its_export_too(libvirt: Libvirt, tmp_path: Path, form: str) -> None:
     name = f"guest-{form}"
-    with mounted(libvirt.uri, tmp_path) as mount:
+    with mounted(libvirt.uri, tmp_path, "adapt=never") as mount:
         run("cp", package(tmp_path, name, form), mount.path / "drop")
         eventually((mount.path / "vms" / f"{name}.ova").exists, "the domain is shown")
         assert_boots(libvirt, name)
@@ -92,7 +92,9 @@ def test_what_is_dropped_boots_and_its_export_too(libvirt: Libvirt, tmp_path: Pa
 )
 def test_every_bus_boots(libvirt: Libvirt, tmp_path: Path, interface: str, board: str) -> None:
     name = f"bus-{interface}"
-    ovafs("import", libvirt.uri, package(tmp_path, name, "raw"), "--disk", f"disk,interface={interface}")
+    ovafs(
+        "import", "--adapt=never", libvirt.uri, package(tmp_path, name, "raw"), "--disk", f"disk,interface={interface}"
+    )
     assert f"machine='{board}-" in libvirt.virsh("dumpxml", name)
     assert_boots(libvirt, name)
 
@@ -100,7 +102,7 @@ def test_every_bus_boots(libvirt: Libvirt, tmp_path: Path, interface: str, board
 @pytest.mark.parametrize("firmware", ["uefi", "uefi-secure"])
 def test_firmware_of_the_host_starts(libvirt: Libvirt, tmp_path: Path, firmware: str) -> None:
     """The guest is none for UEFI: the firmware itself is what starts, with variables of the domain's own."""
-    ovafs("import", libvirt.uri, package(tmp_path, firmware, "qcow2"), "--firmware", firmware)
+    ovafs("import", "--adapt=never", libvirt.uri, package(tmp_path, firmware, "qcow2"), "--firmware", firmware)
     libvirt.virsh("start", firmware)
     assert libvirt.virsh("domstate", firmware).strip() == "running"
     assert "_VARS.fd" in libvirt.virsh("dumpxml", firmware)
@@ -111,21 +113,21 @@ def test_what_is_refused_or_lost_leaves_nothing(libvirt: Libvirt, tmp_path: Path
     before = libvirt.domains(), sorted(os.listdir(libvirt.images)), libvirt.virsh("vol-list", "default")
     source = package(tmp_path, "cut", "qcow2")
     os.truncate(source, source.stat().st_size // 2)
-    assert "'disk'" in ovafs("import", libvirt.uri, source, status=1).stderr
+    assert "'disk'" in ovafs("import", "--adapt=never", libvirt.uri, source, status=1).stderr
     too_many = package(tmp_path, "many", "qcow2")
     # More processors than any board has: libvirt itself says no, when the volumes are there.
-    refused = ovafs("import", libvirt.uri, too_many, "--cpus", "4000", status=1)
+    refused = ovafs("import", "--adapt=never", libvirt.uri, too_many, "--cpus", "4000", status=1)
     assert "libvirt refuses many: " in refused.stderr
     assert before == (libvirt.domains(), sorted(os.listdir(libvirt.images)), libvirt.virsh("vol-list", "default"))
 
 
 def test_an_import_without_a_mount(libvirt: Libvirt, tmp_path: Path) -> None:
     source = package(tmp_path, "alone", "qcow2")
-    result = ovafs("import", libvirt.uri, source, "--format", "raw", "--firmware", "uefi")
+    result = ovafs("import", "--adapt=never", libvirt.uri, source, "--format", "raw", "--firmware", "uefi")
     assert result.stdout.startswith("imported vm alone (")
     text = libvirt.virsh("dumpxml", "alone")
     assert "firmware='efi'" in text
     assert "type='raw'" in text
-    refused = ovafs("import", libvirt.uri, source, "--on-clash", "refuse", status=1)
+    refused = ovafs("import", "--adapt=never", libvirt.uri, source, "--on-clash", "refuse", status=1)
     assert "the name 'alone' is taken" in refused.stderr
     assert libvirt.domains().count("alone") == 1

@@ -73,25 +73,26 @@ def machine_type(machine: Machine, host: Host) -> str:
 def write_domain(machine: Machine, host: Host) -> str:
     """The definition of a domain that is ``machine``, which fits ``host``."""
     root = etree.Element("domain", type=host.guest.domain_type)
-    _add(root, "name", machine.name)
-    _add(root, "uuid", machine.uuid)
+    add_element(root, "name", machine.name)
+    add_element(root, "uuid", machine.uuid)
     _metadata(root, machine)
     if machine.description:
-        _add(root, "description", machine.description)
-    _add(root, "memory", str(machine.memory), unit="b")
-    _add(root, "vcpu", str(machine.cpu.total))
+        add_element(root, "description", machine.description)
+    add_element(root, "memory", str(machine.memory), unit="b")
+    add_element(root, "vcpu", str(machine.cpu.total))
     _os(root, machine, host)
     _features(root, machine, host)
     attributes = {"mode": host.cpu_mode} if host.cpu_mode else {}
-    cpu = _add(root, "cpu", **attributes)
+    cpu = add_element(root, "cpu", **attributes)
     topology = {"sockets": machine.cpu.sockets, "cores": machine.cpu.cores, "threads": machine.cpu.threads}
-    _add(cpu, "topology", **{key: str(value) for key, value in topology.items()})
-    _add(root, "clock", offset="localtime" if machine.os.startswith("win") else "utc")
+    add_element(cpu, "topology", **{key: str(value) for key, value in topology.items()})
+    add_element(root, "clock", offset="localtime" if machine.os.startswith("win") else "utc")
     _devices(root, machine, host)
     return etree.tostring(root, encoding="unicode", pretty_print=True)
 
 
-def _add(parent: etree._Element, tag: str, text: str | None = None, **attributes: str) -> etree._Element:
+def add_element(parent: etree._Element, tag: str, text: str | None = None, **attributes: str) -> etree._Element:
+    """A new last child."""
     element = etree.SubElement(parent, tag, attributes)
     element.text = text
     return element
@@ -101,7 +102,7 @@ def _metadata(root: etree._Element, machine: Machine) -> None:
     os_id = _OS_ID.fullmatch(machine.os)
     if os_id is None and machine.kind is MachineKind.VM:
         return
-    metadata = _add(root, "metadata")
+    metadata = add_element(root, "metadata")
     if os_id is not None:
         info = etree.SubElement(metadata, f"{{{OSINFO}}}libosinfo", nsmap={"libosinfo": OSINFO})
         etree.SubElement(info, f"{{{OSINFO}}}os", id=f"http://{_VENDORS[os_id[1]]}/{os_id[2]}")
@@ -111,60 +112,61 @@ def _metadata(root: etree._Element, machine: Machine) -> None:
 
 def _os(root: etree._Element, machine: Machine, host: Host) -> None:
     is_uefi = machine.firmware is not Firmware.BIOS
-    element = _add(root, "os", **({"firmware": "efi"} if is_uefi else {}))
+    element = add_element(root, "os", **({"firmware": "efi"} if is_uefi else {}))
     kind = machine_type(machine, host)
-    _add(element, "type", "hvm", arch=host.guest.arch, **({"machine": kind} if kind else {}))
+    add_element(element, "type", "hvm", arch=host.guest.arch, **({"machine": kind} if kind else {}))
     if is_uefi:
         secure = "yes" if machine.firmware is Firmware.UEFI_SECURE else "no"
-        firmware = _add(element, "firmware")
-        _add(firmware, "feature", enabled=secure, name="secure-boot")
-        _add(firmware, "feature", enabled=secure, name="enrolled-keys")
+        firmware = add_element(element, "firmware")
+        add_element(firmware, "feature", enabled=secure, name="secure-boot")
+        add_element(firmware, "feature", enabled=secure, name="enrolled-keys")
 
 
 def _features(root: etree._Element, machine: Machine, host: Host) -> None:
-    features = _add(root, "features")
-    _add(features, "acpi")
+    features = add_element(root, "features")
+    add_element(features, "acpi")
     if host.guest.arch in {"x86_64", "i686"}:
-        _add(features, "apic")
+        add_element(features, "apic")
     if machine.firmware is Firmware.UEFI_SECURE:
-        _add(features, "smm", state="on")
+        add_element(features, "smm", state="on")
 
 
 def _devices(root: etree._Element, machine: Machine, host: Host) -> None:
-    devices = _add(root, "devices")
+    devices = add_element(root, "devices")
     if host.emulator:
-        _add(devices, "emulator", host.emulator)
+        add_element(devices, "emulator", host.emulator)
     used: Counter[str] = Counter()
     for disk in machine.disks:
-        _disk(devices, disk, used)
+        add_disk(devices, disk, used)
     if used["scsi"]:
-        _add(devices, "controller", type="scsi", index="0", model="virtio-scsi")
+        add_element(devices, "controller", type="scsi", index="0", model="virtio-scsi")
     for nic in machine.nics:
         _nic(devices, nic, host)
-    _add(_add(devices, "serial", type="pty"), "target", port="0")
-    _add(_add(devices, "console", type="pty"), "target", type="serial", port="0")
-    agent = _add(devices, "channel", type="unix")
-    _add(agent, "target", type="virtio", name="org.qemu.guest_agent.0")
-    _add(devices, "input", type="tablet", bus="usb")
-    _add(devices, "graphics", type="vnc", port="-1", autoport="yes", listen="127.0.0.1")
-    _add(_add(devices, "video"), "model", type="vga")
+    add_element(add_element(devices, "serial", type="pty"), "target", port="0")
+    add_element(add_element(devices, "console", type="pty"), "target", type="serial", port="0")
+    agent = add_element(devices, "channel", type="unix")
+    add_element(agent, "target", type="virtio", name="org.qemu.guest_agent.0")
+    add_element(devices, "input", type="tablet", bus="usb")
+    add_element(devices, "graphics", type="vnc", port="-1", autoport="yes", listen="127.0.0.1")
+    add_element(add_element(devices, "video"), "model", type="vga")
     if machine.tpm is not None:
-        tpm = _add(devices, "tpm", model="tpm-crb")
-        _add(tpm, "backend", type="emulator", version="2.0")
+        tpm = add_element(devices, "tpm", model="tpm-crb")
+        add_element(tpm, "backend", type="emulator", version="2.0")
 
 
-def _disk(devices: etree._Element, disk: Disk, used: Counter[str]) -> None:
+def add_disk(devices: etree._Element, disk: Disk, used: Counter[str]) -> None:
+    """The element of a disk; ``used`` counts those before it, by names of targets and of buses."""
     bus = BUSES[disk.interface]
-    element = _add(devices, "disk", type="file", device="disk")
-    _add(element, "driver", name="qemu", type=disk.volume.format, discard="unmap")
-    _add(element, "source", file=disk.volume.path)
+    element = add_element(devices, "disk", type="file", device="disk")
+    add_element(element, "driver", name="qemu", type=disk.volume.format, discard="unmap")
+    add_element(element, "source", file=disk.volume.path)
     prefix = _TARGETS[bus]
-    _add(element, "target", dev=f"{prefix}{_letters(used[prefix])}", bus=bus)
+    add_element(element, "target", dev=f"{prefix}{_letters(used[prefix])}", bus=bus)
     used[prefix] += 1
     if bus != prefix:
         used[bus] += 1
     if disk.boot:
-        _add(element, "boot", order="1")
+        add_element(element, "boot", order="1")
 
 
 def _letters(number: int) -> str:
@@ -181,9 +183,9 @@ def _nic(devices: etree._Element, nic: Nic, host: Host) -> None:
     """An adapter that is on no network is on the default one, with its cable pulled out: libvirt has no other way."""
     network = nic.network or DEFAULT_NETWORK
     kind = "bridge" if network in host.bridges and network not in host.networks else "network"
-    element = _add(devices, "interface", type=kind)
-    _add(element, "mac", address=nic.mac)
-    _add(element, "source", **{kind: network})
-    _add(element, "model", type=nic.model)
+    element = add_element(devices, "interface", type=kind)
+    add_element(element, "mac", address=nic.mac)
+    add_element(element, "source", **{kind: network})
+    add_element(element, "model", type=nic.model)
     if not nic.network:
-        _add(element, "link", state="down")
+        add_element(element, "link", state="down")

@@ -30,6 +30,7 @@ from ovafs.inventory.journal import Journal, create_journal
 from ovafs.inventory.libvirt.connection import DomainText
 from ovafs.inventory.libvirt.descriptors import forget_descriptor, keep_descriptor, retain_descriptors
 from ovafs.inventory.libvirt.fit import fit
+from ovafs.inventory.pending import reserve
 from ovafs.model import NATIVE_FORMATS, MachineKind, Volume
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class LibvirtDestination(Journal):
         super().__init__(_journal(state))
 
     @property
+    def runs_guests(self) -> bool:
+        """QEMU runs them; libvirt's other drivers have nothing that guests could be adapted to."""
+        return self._connection.canonical_uri.startswith("qemu")
+
+    @property
     def volumes_path(self) -> str:
         """The directory of the storage pool."""
         return self._pool.path
@@ -83,11 +89,12 @@ class LibvirtDestination(Journal):
     def taken(self) -> Taken:
         """Of all domains; machines and templates share their names."""
         domains = self._connection.list_domains(lambda _: True).texts
-        return Taken(
+        taken = Taken(
             uuids={domain.uuid for domain in domains},
             names={(str(kind), domain.name) for domain in domains for kind in MachineKind},
             macs={mac.lower() for domain in domains for mac in _MAC.findall(domain.text)},
         )
+        return reserve(taken, self.pending_imports(), tuple(MachineKind))
 
     def fit(self, machine: Machine) -> Fitted:
         """The machine on this host's hardware. Raises InvalidDefinition, SourceError."""

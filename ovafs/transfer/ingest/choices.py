@@ -15,6 +15,7 @@ import msgspec
 from ovafs.errors import InvalidChoices, InvalidDefinition
 from ovafs.inventory.define import NicChoice, define_machine
 from ovafs.model import CpuTopology, DiskInterface, Firmware, MachineKind
+from ovafs.transfer.adapt.policy import Adapt
 from ovafs.transfer.ingest.signature import Trust
 from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import GIB
@@ -50,8 +51,9 @@ class ImportChoices(msgspec.Struct, frozen=True, kw_only=True):
     """What the user wants; None and empty: as the package says. All of it holds for every machine of the package.
 
     ``format`` is what becomes of the disks; ``disks`` are by file, alias or number, see the module. ``networks`` says
-    what becomes of a network, ``network`` what of those that are not in it. ``spool_limit`` is in bytes. ``trust`` is
-    about signatures; who uploads a package cannot choose it.
+    what becomes of a network, ``network`` what of those that are not in it. ``adapt`` says whether
+    guests are adapted. ``spool_limit`` is in bytes. ``trust`` is about signatures; who uploads a package cannot choose
+    it.
     """
 
     name: str | None = None
@@ -68,6 +70,7 @@ class ImportChoices(msgspec.Struct, frozen=True, kw_only=True):
     on_clash: Clash = Clash.SUFFIX
     format: TargetFormat = TargetFormat.QCOW2
     disks: Mapping[str, DiskChoices] = msgspec.field(default_factory=dict)
+    adapt: Adapt = Adapt.AUTO
     spool_limit: int = GIB
     trust: Trust = Trust()
 

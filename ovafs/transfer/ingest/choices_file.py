@@ -13,6 +13,7 @@
 | network | for all networks that are not in it |
 | mac, uuid | keep, new |
 | on_clash | suffix, refuse |
+| adapt | auto, never, v2v |
 
 Everything is optional and means what the options of ``ovafs import`` mean.
 """
@@ -27,6 +28,7 @@ import msgspec
 from ovafs.errors import InvalidChoices
 from ovafs.inventory.rules import MAX_CPUS
 from ovafs.model import CpuTopology, DiskInterface, Firmware, MachineKind
+from ovafs.transfer.adapt.policy import Adapt
 from ovafs.transfer.ingest.choices import Clash, DiskChoices, Identity, ImportChoices, check_choices
 from ovafs.transfer.ingest.target import TargetFormat
 from ovafs.units import parse_size
@@ -50,6 +52,7 @@ _ENUMERATIONS: dict[str, type[enum.StrEnum]] = {
     "mac": Identity,
     "uuid": Identity,
     "on_clash": Clash,
+    "adapt": Adapt,
 }
 
 
@@ -74,6 +77,7 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True):
     mac: Identity | None = None
     uuid: Identity | None = None
     on_clash: Clash | None = None
+    adapt: Adapt | None = None
 
 
 def parse_choices(data: bytes, base: ImportChoices) -> ImportChoices:
@@ -93,6 +97,7 @@ def parse_choices(data: bytes, base: ImportChoices) -> ImportChoices:
         "mac",
         "uuid",
         "on_clash",
+        "adapt",
     )
     said: dict[str, Any] = {key: value for key in kept if (value := getattr(known, key)) is not None}
     if known.memory is not None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ovafs.inventory.attachments import Attachments
     from ovafs.inventory.destination import Destination
+    from ovafs.inventory.pending import PendingImport
     from ovafs.inventory.receipts import Receipt
     from ovafs.model import Machine
     from ovafs.storage.writer.volume_writer import VolumeWriter
@@ -86,6 +87,10 @@ class Landing(Protocol):
         self, machines: Sequence[Machine], kept: Attachments, receipt: Receipt | None, archive: bytes | None
     ) -> None:
         """All volumes are published: the machines are there, and the receipt, with what it can be read from."""
+        ...
+
+    def postpone(self, pending: PendingImport, receipt: Receipt | None) -> None:
+        """All volumes are published: their machines are registered later, the receipt is there."""
         ...
 
     def close(self) -> None:
@@ -180,6 +185,12 @@ class PoolLanding:
         self._destination.register(machines, [volume.uuid for volume in self._volumes.values()], kept, receipt, archive)
         self._volumes.clear()
 
+    def postpone(self, pending: PendingImport, receipt: Receipt | None) -> None:
+        """Keep the volumes for machines that are registered later. Durable when this returns."""
+        self._may_be_registered = True
+        self._destination.keep_pending(pending, receipt)
+        self._volumes.clear()
+
     def close(self) -> None:
         """Take away what was not committed; idempotent. What cannot be taken away now, the next import removes."""
         with contextlib.suppress(SourceError):
@@ -198,7 +209,10 @@ class PoolLanding:
     def _withdraw(self) -> None:
         # An error of the transaction need not mean that it did not happen: the catalog knows.
         noted = [volume.uuid for volume in self._volumes.values()]
-        registered = self._destination.registered_volumes(noted) if self._may_be_registered else set()
+        registered: set[str] = set()
+        if self._may_be_registered:
+            registered = self._destination.registered_volumes(noted)
+            registered.update(volume for one in self._destination.pending_imports() for volume in one.volumes)
         left = [volume for volume in self._volumes.values() if volume.uuid not in registered]
         for volume in left:
             volume.withdraw()
@@ -282,6 +296,9 @@ class DryLanding:
         self, machines: Sequence[Machine], kept: Attachments, receipt: Receipt | None, archive: bytes | None
     ) -> None:
         """Nothing is registered."""
+
+    def postpone(self, pending: PendingImport, receipt: Receipt | None) -> None:
+        """Nothing is going to be registered."""
 
     def close(self) -> None:
         """Nothing is there."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import time
+import uuid
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from ovafs.errors import InvalidDefinition, MachineRefused, NameTaken, NotReadable
 from ovafs.inventory.attachments import Attachments
+from ovafs.inventory.pending import PendingImport
 from ovafs.model import state_of
 from ovafs.storage.writer.image import ImageWriter
 from ovafs.storage.writer.new_volume import NewVolume
+from ovafs.transfer.adapt.policy import Adapt, check_adapt, is_adapted
 from ovafs.transfer.archive import StoredSource, encode_archive
 from ovafs.transfer.ingest.choices import (
     ImportChoices,
@@ -47,10 +51,14 @@ _MOST_ATTEMPTS = 5
 
 
 class Imported(NamedTuple):
-    """The machines of a package as they were registered, or would be, and what could not be kept as it was."""
+    """The machines of a package as they were registered, or would be, and what could not be kept as it was.
+
+    With ``pending`` they are going to be registered, once ``transfer.adapt`` has adapted their guests.
+    """
 
     machines: list[Machine]
     warnings: list[str]
+    pending: PendingImport | None = None
 
 
 def import_package(
@@ -107,6 +115,7 @@ class PackageImport:
     ) -> None:
         """``default_name`` is what a machine without a name is going to be called, if that is known by now."""
         check_choices(choices)
+        check_adapt(choices.adapt, destination)
         self._destination = destination
         self._default_name = default_name
         self._choices = choices
@@ -144,16 +153,17 @@ class PackageImport:
 
         ``choices`` are to be used instead of the first ones; for formats it is too late, and that becomes a warning.
         ``receipt`` is kept in the same transaction, with what ``transfer.archive`` reads the package again from.
+        Machines whose guests are to be adapted are not registered yet, see :class:`Imported`; they cannot be lost.
         """
         contents = self._ingest.finish()
         if choices is not None:
             check_choices(choices)
+            check_adapt(choices.adapt, self._destination)
             contents.warnings.extend(self._too_late(contents.descriptor, choices))
             self._choices = choices
         volumes = {disk: self._landing.volume_of(writer) for disk, writer in contents.disks.items()}
         self._landing.publish()
-        machines, warnings = self._register(contents, volumes, default_name, receipt)
-        return Imported(machines, contents.warnings + warnings)
+        return self._register(contents, volumes, default_name, receipt)
 
     def plan(self, offset: int, length: int) -> tuple[list[Segment], list[WrittenBytes]]:
         """Bytes that were received, as segments and what they are ranges of. Raises NotReadable."""
@@ -209,21 +219,43 @@ class PackageImport:
         descriptor, states = contents.descriptor, contents.states
         kept = Attachments({state_of(text).digest: text for text in states.values()}, contents.source)
         archive = None
-        if receipt is not None:
-            archive = self._archive([(writer, volumes[disk]) for disk, writer in contents.disks.items()])
         attempts = _MOST_ATTEMPTS
         while True:
             attempts -= 1
             taken = self._destination.taken()
-            imported = self._make_machines(descriptor, volumes, states, copy.deepcopy(taken), default_name)
+            machines, said, _ = self._make_machines(descriptor, volumes, states, copy.deepcopy(taken), default_name)
+            warnings = contents.warnings + said
+            if is_adapted(self._choices.adapt, machines, contents.source, self._destination):
+                return self._postpone(machines, warnings, kept, receipt)
+            if receipt is not None and archive is None:
+                archive = self._archive([(writer, volumes[disk]) for disk, writer in contents.disks.items()])
             try:
                 with _refusals():
-                    self._landing.register(imported.machines, kept, receipt, archive)
+                    self._landing.register(machines, kept, receipt, archive)
             except (NameTaken, InvalidDefinition):
                 if not attempts or self._destination.taken() == taken:
                     raise
             else:
-                return imported
+                return Imported(machines, warnings)
+
+    def _postpone(
+        self, machines: list[Machine], warnings: list[str], kept: Attachments, receipt: Receipt | None
+    ) -> Imported:
+        """What is written is safe, and its guests are adapted before the machines are there."""
+        if self._landing.is_dry:
+            return Imported(machines, [*warnings, "its guest would be adapted first (virt-v2v-in-place)"])
+        pending = PendingImport(
+            uuid=str(uuid.uuid4()),
+            machines=tuple(machines),
+            states=dict(kept.states),
+            descriptor=kept.descriptor,
+            begun=time.time(),
+            entry=None if receipt is None else receipt.number,
+            is_required=self._choices.adapt is Adapt.V2V,
+            warnings=tuple(warnings),
+        )
+        self._landing.postpone(pending, receipt)
+        return Imported(machines, warnings, pending)
 
     def _make_machines(
         self,

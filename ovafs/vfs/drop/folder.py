@@ -21,10 +21,12 @@ from ovafs.errors import (
     UploadBusy,
     WrittenTwice,
 )
+from ovafs.transfer.adapt.adapter import LONGEST_CONVERSION, Adapter
 from ovafs.transfer.ingest.landing import PoolLanding
 from ovafs.transfer.ingest.package import PackageImport
 from ovafs.transfer.ingest.spool import Spool
 from ovafs.vfs.drop import names
+from ovafs.vfs.drop.adaptations import Adaptations
 from ovafs.vfs.drop.choices_files import ChoicesFiles
 from ovafs.vfs.drop.chosen import UploadChoices
 from ovafs.vfs.drop.entries import (
@@ -74,11 +76,12 @@ class DropFolder(DropTree):
         status: Status,
         spool_limit: int,
         keep: float = KEEP_SECONDS,
+        adapt_limit: float = LONGEST_CONVERSION,
     ) -> None:
         """Blocks: removes what a crash left.
 
         ``spool_limit``: bytes of one upload that may wait behind a gap. ``keep``: seconds that an upload which
-        nobody continues is kept.
+        nobody continues is kept. ``adapt_limit``: seconds for the adaptation of one guest.
         """
         super().__init__(status)
         self.keep = keep
@@ -96,6 +99,8 @@ class DropFolder(DropTree):
             number, name, size, mtime_ns, mode, uid, gid = receipt
             kept = Status(mode, uid, gid, mtime_ns)
             self.place(DropFile(FIRST_DROP_INODE + number, name, self.root, kept, receipt_size=size))
+        adapter = Adapter(destination, adapt_limit)
+        self.adaptations = Adaptations(destination, adapter, self.reporter, self.entries, choices.adapt)
 
     def close(self) -> None:
         """Take away every upload that was not committed."""
@@ -152,6 +157,8 @@ class DropFolder(DropTree):
         if replaced is not None and not may_replace:
             raise NameTaken(f"drop/{names.show(new_name)} exists")
         self._check_rename(file, target, new_name)
+        if replaced is not None:
+            self.adaptations.check_free(replaced)
         if isinstance(file, ChoicesFile):
             await self.choices.rename(file, target, new_name)
             return
@@ -192,6 +199,7 @@ class DropFolder(DropTree):
             file.upload.set_size(0)
             return
         self._check_idle(file, handle)
+        await self.adaptations.let_go(file)
         before = file.upload
         self._begin_upload(file)
         self._reader.forget(file)
@@ -276,6 +284,13 @@ class DropFolder(DropTree):
         except OvafsError:
             return None
 
+    async def adaptation_step(self) -> str:
+        """What the adaptation that runs is at; "" if there is none, or if that is not known."""
+        try:
+            return await self._run("space", lambda: self.adaptations.step)
+        except OvafsError:
+            return ""
+
     def final_name(self, file: DropFile) -> bytes | None:
         """The name that the file's package may be imported under now."""
         return file.name if file.parent is area_of(file.parent) and names.is_final(file.name) else None
@@ -318,6 +333,8 @@ class DropFolder(DropTree):
                 await self._run(None, self._destination.keep_receipt, current)
         except OvafsError as error:  # the import stands, and who wrote it must not send it again
             log.warning("drop/%s: imported, but its change is not remembered: %s", names.show(name), error)
+        if upload.imported is not None and upload.imported.pending is not None:
+            self.adaptations.add(upload.imported.pending)
         self.reporter.imported(file, name, upload)
         used = None if file.choices is None else file.choices.used_up()
         if used is not None:
@@ -349,6 +366,7 @@ class DropFolder(DropTree):
         if isinstance(entry, ChoicesFile):
             self.choices.remove(entry)
             return
+        await self.adaptations.let_go(entry)
         self.unplace(entry)
         if isinstance(entry, DropFile):
             if entry.upload is not None:

@@ -11,7 +11,10 @@ from ovafs.units import format_size
 from ovafs.vfs.drop.names import show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ovafs.errors import OvafsError
+    from ovafs.model import Machine
     from ovafs.transfer.ingest.package import Imported
 
 
@@ -59,11 +62,30 @@ def check_report(name: bytes, imported: Imported) -> bytes:
     return _text([*lines, "", "What would not be as in the package:", *(warnings or ["  nothing"])])
 
 
-def success_report(name: bytes, imported: Imported) -> bytes:
-    """Of an import that could not keep everything as it was."""
+def adapting_report(name: bytes, machines: Sequence[Machine]) -> bytes:
+    """Of an upload whose machines are there once their guests are adapted."""
+    state = "Everything was verified and stored. 'ovafs status' shows how far it is; this report tells its end, too."
+    names = [f"{machine.kind} {machine.name}" for machine in machines]
+    return _text([f"{show(name)}: adapting, will be imported as {', '.join(names)}", "", state])
+
+
+def adaptation_failure_report(name: bytes, error: OvafsError) -> bytes:
+    """Of an upload whose machines are not there, since a guest could not be adapted."""
+    state = "What was uploaded is kept, and its machine is not registered: its guest could not be adapted."
+    again = "mount again to try once more, with adapt=never to have the machine as it came"
+    advice = f"{again}; remove {show(name)} to give it up"
+    lines = [f"{show(name)}: NOT REGISTERED", "", state, "", f"reason:   {error.summary}"]
+    return _text([*lines, *([f"hint:     {error.hint}"] if error.hint else []), f"to do:    {advice}"])
+
+
+def success_report(name: bytes, imported: Imported, output: str = "") -> bytes:
+    """Of an import that could not keep everything as it was; ``output`` is what the adaptation of its guest said."""
     machines = [f"{machine.kind} {machine.name} ({machine.uuid})" for machine in imported.machines]
-    warnings = [f"  - {warning}" for warning in imported.warnings]
-    return _text([f"{show(name)}: imported as {', '.join(machines)}", "", "What is not as in the package:", *warnings])
+    lines = [f"{show(name)}: imported as {', '.join(machines)}", "", "What is not as in the package:"]
+    lines += [f"  - {warning}" for warning in imported.warnings]
+    if output:
+        lines += ["", "What virt-v2v-in-place said:", *(f"  {line}" for line in output.splitlines())]
+    return _text(lines)
 
 
 def _text(lines: list[str]) -> bytes:

@@ -5,19 +5,31 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import msgspec
 
 from ovafs.errors import IncompletePackage
+from ovafs.transfer.ingest.package import Imported
 from ovafs.vfs.drop.entries import REPORT_OFFSET, ChoicesFile, DropEntry, DropFile, Report, Status, area_of, is_check
 from ovafs.vfs.drop.names import REPORT_SUFFIX, report_name, show
-from ovafs.vfs.drop.report import check_report, choices_report, failure_report, given_up_report, success_report
+from ovafs.vfs.drop.report import (
+    adaptation_failure_report,
+    adapting_report,
+    check_report,
+    choices_report,
+    failure_report,
+    given_up_report,
+    success_report,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ovafs.errors import InvalidChoices, OvafsError
+    from ovafs.inventory.pending import PendingImport
+    from ovafs.model import Machine
+    from ovafs.transfer.adapt.adapter import Adapted
     from ovafs.vfs.drop.upload import Upload
 
 log = logging.getLogger(__name__)
@@ -46,6 +58,18 @@ class EndedUpload(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str] = []
 
 
+class _Course(NamedTuple):
+    """Of an upload that ends: bytes that came, and when it began, in seconds since 1970."""
+
+    received: int
+    begun: float
+
+    @classmethod
+    def of(cls, upload: Upload) -> Self:
+        """Of one that is written now."""
+        return cls(upload.received, time.time() - (time.monotonic() - upload.begun))
+
+
 class Reporter:
     """Reports in one drop directory, whose entries ``place`` and ``unplace`` put in and take out."""
 
@@ -65,15 +89,29 @@ class Reporter:
         """The upload was imported under the final ``name``."""
         if upload.imported is None:
             raise ValueError("the upload was not imported")
-        machines, warnings = upload.imported
-        for machine in machines:
-            log.info("drop/%s: imported %s %s (%s)", show(name), machine.kind, machine.name, machine.uuid)
-        ended = [EndedMachine(name=one.name, kind=one.kind, uuid=one.uuid) for one in machines]
-        self._end(name, upload, "imported", machines=ended, warnings=warnings)
+        machines, warnings, pending = upload.imported
+        if pending is not None:
+            log.info("drop/%s: complete; its guest is adapted before its machine is there", show(name))
+            self._report(file, report_name(name), adapting_report(name, machines), "", is_of_failure=False)
+            return
+        self._end_imported(name, _Course.of(upload), machines, warnings)
         if warnings:
             self._report(file, report_name(name), success_report(name, upload.imported), "", is_of_failure=False)
         elif (old := area_of(file.parent).children.get(report_name(name))) is not None:
             self._unplace(old)
+
+    def adapted(self, file: DropFile, pending: PendingImport, adapted: Adapted) -> None:
+        """The machines of an upload are there, whose guests have been adapted."""
+        machines, warnings = list(adapted.machines), list(adapted.warnings)
+        self._end_imported(file.name, _Course(file.size, pending.begun), machines, warnings)
+        text = success_report(file.name, Imported(machines, warnings), adapted.output)
+        self._report(file, report_name(file.name), text, "", is_of_failure=False)
+
+    def not_adapted(self, file: DropFile, pending: PendingImport, error: OvafsError) -> None:
+        """The machines of an upload are not there; what it brought is kept. In the log that was said already."""
+        self._end(file.name, _Course(file.size, pending.begun), "failed", error=str(error))
+        text = adaptation_failure_report(file.name, error)
+        self._report(file, report_name(file.name), text, str(error), is_of_failure=False)
 
     def checked(self, file: DropFile, name: bytes, upload: Upload) -> None:
         """The upload would be imported under the final ``name``."""
@@ -93,7 +131,7 @@ class Reporter:
             else:
                 log.warning("drop/%s: not imported: %s", show(file.name), error)
             if not isinstance(error, IncompletePackage) and not is_check(file):
-                self._end(file.name, upload, "failed", error=str(error))
+                self._end(file.name, _Course.of(upload), "failed", error=str(error))
         text = failure_report(file.name, upload.received, error, upload.written_at + self._keep)
         self._report(file, name, text, str(error), is_of_failure=True)
 
@@ -114,7 +152,7 @@ class Reporter:
         log.warning("drop/%s: removed: nothing was written for too long", show(file.name))
         reason = "nothing was written for too long"
         if not is_check(file):
-            self._end(file.name, upload, "given up", error=reason)
+            self._end(file.name, _Course.of(upload), "given up", error=reason)
         text = given_up_report(file.name, upload.received)
         self._report(file, report_name(file.name), text, reason, is_of_failure=True)
 
@@ -129,23 +167,28 @@ class Reporter:
         inode = file.inode + REPORT_OFFSET
         self._place(Report(inode, name, area, status, text, reason=reason, is_of_failure=is_of_failure))
 
+    def _end_imported(self, name: bytes, course: _Course, machines: list[Machine], warnings: list[str]) -> None:
+        for machine in machines:
+            log.info("drop/%s: imported %s %s (%s)", show(name), machine.kind, machine.name, machine.uuid)
+        ended = [EndedMachine(name=one.name, kind=one.kind, uuid=one.uuid) for one in machines]
+        self._end(name, course, "imported", machines=ended, warnings=warnings)
+
     def _end(
         self,
         name: bytes,
-        upload: Upload,
+        course: _Course,
         result: Literal["imported", "failed", "given up"],
         *,
         error: str = "",
         machines: list[EndedMachine] | None = None,
         warnings: list[str] | None = None,
     ) -> None:
-        now = time.time()
         ended = EndedUpload(
             name=show(name),
             result=result,
-            received=upload.received,
-            begun=now - (time.monotonic() - upload.begun),
-            ended=now,
+            received=course.received,
+            begun=course.begun,
+            ended=time.time(),
             error=error,
             machines=machines or [],
             warnings=warnings or [],

@@ -12,6 +12,7 @@ from ovafs.vfs.drop.reporter import EndedUpload  # noqa: TC001 - msgspec needs i
 from ovafs.vfs.drop.upload import State
 
 if TYPE_CHECKING:
+    from ovafs.vfs.drop.adaptations import Adaptation
     from ovafs.vfs.drop.entries import DropDirectory, DropFile
     from ovafs.vfs.drop.folder import DropFolder
     from ovafs.vfs.drop.upload import Upload
@@ -38,10 +39,26 @@ class UploadStatus(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+class AdaptationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """An upload that is complete, and whose machines are there once their guests are adapted.
+
+    ``since`` is in seconds since 1970. ``step`` is what the converter is at, in its words. What has failed waits for
+    the next mount, or until the upload is removed.
+    """
+
+    name: str
+    state: Literal["waiting", "adapting", "failed"]
+    machines: list[str]
+    since: float
+    step: str = ""
+    error: str = ""
+
+
 class DropStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The drop directory. ``allocated``: bytes that unfinished volumes take in the pool, None if that is not known."""
 
     uploads: list[UploadStatus]
+    adapting: list[AdaptationStatus] = []
     ended: list[EndedUpload]
     allocated: int | None
     spool_limit: int
@@ -73,12 +90,25 @@ async def drop_status(drop: DropFolder) -> DropStatus:
     """Of the whole directory; receipts are not uploads any more."""
     running = [(file, file.upload) for file in drop.files() if file.upload is not None]
     running = [(file, upload) for file, upload in running if upload.state is not State.COMMITTED]
+    step = await drop.adaptation_step()
     return DropStatus(
         uploads=[upload_status(file, upload, drop.keep) for file, upload in running],
+        adapting=[_adaptation_status(file, one, step) for file, one in drop.adaptations.all()],
         ended=list(drop.reporter.history),
         allocated=await drop.allocated([upload for _, upload in running]),
         spool_limit=drop.spool_limit,
         keep_partial=drop.keep,
+    )
+
+
+def _adaptation_status(file: DropFile, one: Adaptation, step: str) -> AdaptationStatus:
+    return AdaptationStatus(
+        name=_path(file),
+        state=one.state,
+        machines=[machine.name for machine in one.pending.machines],
+        since=one.pending.begun,
+        step=step if one.state == "adapting" else "",
+        error=one.error,
     )
 
 
