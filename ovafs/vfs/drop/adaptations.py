@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_STEP_SECONDS = 1.0
+
 _LOOK_SECONDS = 60.0
 """How often imports are looked at that another process may be working on."""
 
@@ -73,10 +75,11 @@ class Adaptations:
         found = [(self._file(one), one) for one in self._running]
         return [(file, one) for file, one in found if file is not None]
 
-    @property
-    def step(self) -> str:
-        """What is done at the moment. Blocks."""
-        return self._adapter.step
+    async def step(self) -> str:
+        """What is done at the moment; "" if nothing is, or if the storage does not tell soon."""
+        with trio.move_on_after(_STEP_SECONDS):
+            return await trio.to_thread.run_sync(lambda: self._adapter.step, abandon_on_cancel=True)
+        return ""
 
     def check_free(self, file: DropEntry) -> None:
         """Raise UploadBusy if the upload is not to be removed or replaced now."""
@@ -134,13 +137,19 @@ class Adaptations:
     async def _in_thread(self, uuid: str) -> Adapted | None:
         """Ended, with what it has started, before the mount ends."""
         stop = threading.Event()
+        adapted, failure = None, None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_set_at_end, stop)
             with trio.CancelScope(shield=True):
-                adapted = await trio.to_thread.run_sync(
-                    lambda: self._adapter.carry_out(uuid, stop, adapts=self._adapts)
-                )
+                try:
+                    adapted = await trio.to_thread.run_sync(
+                        lambda: self._adapter.carry_out(uuid, stop, adapts=self._adapts)
+                    )
+                except (OvafsError, Stopped) as error:  # a nursery would wrap it
+                    failure = error
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         return adapted
 
     def _file(self, one: Adaptation) -> DropFile | None:

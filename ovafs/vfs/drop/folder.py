@@ -284,13 +284,6 @@ class DropFolder(DropTree):
         except OvafsError:
             return None
 
-    async def adaptation_step(self) -> str:
-        """What the adaptation that runs is at; "" if there is none, or if that is not known."""
-        try:
-            return await self._run("space", lambda: self.adaptations.step)
-        except OvafsError:
-            return ""
-
     def final_name(self, file: DropFile) -> bytes | None:
         """The name that the file's package may be imported under now."""
         return file.name if file.parent is area_of(file.parent) and names.is_final(file.name) else None

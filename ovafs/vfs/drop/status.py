@@ -90,7 +90,7 @@ async def drop_status(drop: DropFolder) -> DropStatus:
     """Of the whole directory; receipts are not uploads any more."""
     running = [(file, file.upload) for file in drop.files() if file.upload is not None]
     running = [(file, upload) for file, upload in running if upload.state is not State.COMMITTED]
-    step = await drop.adaptation_step()
+    step = await drop.adaptations.step()
     return DropStatus(
         uploads=[upload_status(file, upload, drop.keep) for file, upload in running],
         adapting=[_adaptation_status(file, one, step) for file, one in drop.adaptations.all()],

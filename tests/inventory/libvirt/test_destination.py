@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sqlite3
 from typing import TYPE_CHECKING
 
 import libvirt
@@ -14,6 +15,7 @@ from ovafs.errors import InvalidDefinition, InvalidPackage, NameTaken, SourceErr
 from ovafs.inventory.libvirt.connection import Connection, DomainText
 from ovafs.inventory.libvirt.destination import LibvirtDestination
 from ovafs.inventory.libvirt.inventory import LibvirtInventory
+from ovafs.inventory.pending import PendingImport
 from ovafs.inventory.receipts import Receipt
 from ovafs.inventory.source import open_destination
 from ovafs.model import MachineKind
@@ -37,6 +39,7 @@ class Host:
     """A libvirt with one domain, a storage pool and a network; and what imports into it."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.volumes = folder / "images"
         self.volumes.mkdir()
         self.state = folder / "state"
@@ -234,3 +237,33 @@ def test_a_storage_pool_that_cannot_be_refreshed_harms_no_import(
     expect_log("does not see all volumes of the storage pool 'default' yet: .*asynchronous jobs")
     host.take(PACKAGE)
     assert host.names == ["old", "web"]
+
+
+def test_what_waits_for_its_adaptation_keeps_its_names(host: Host) -> None:
+    machines = tuple(host.take(PACKAGE, dry=True).machines)
+    pending = PendingImport(
+        uuid="00000000-0000-4000-8000-000000000001", machines=machines, states={}, descriptor=b"", begun=1.0
+    )
+    for volume in pending.volumes:
+        host.destination.note_volume(volume)
+    host.destination.keep_pending(pending)
+    taken = host.destination.taken()
+    assert {("vm", "web"), ("template", "web"), ("vm", "old")} <= taken.names
+    assert machines[0].uuid in taken.uuids
+    assert "52:54:00:11:22:33" in taken.macs
+    assert host.destination.unfinished_volumes() == set()
+    assert [one.name for one in host.take(PACKAGE).machines] == ["web-2"]
+    assert host.destination.pending_imports() == [pending]
+    host.destination.give_up_pending(pending.uuid)
+    assert host.destination.unfinished_volumes() == set(pending.volumes)
+    assert host.destination.pending_imports() == []
+
+
+def test_a_pending_import_that_cannot_be_read_harms_no_other(host: Host, expect_log: Callable[[str], None]) -> None:
+    expect_log("the import 'x', which waits for its adaptation, cannot be read")
+    with (
+        contextlib.closing(sqlite3.connect(next(host.folder.glob("state/**/imports.sqlite")))) as connection,
+        connection,
+    ):
+        connection.execute("INSERT INTO pending_imports VALUES ('x', x'c1')")
+    assert host.destination.pending_imports() == []
