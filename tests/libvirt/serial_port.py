@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def listen(libvirt: Libvirt, name: str) -> Iterator[Callable[[re.Pattern[bytes]], bytes]]:
-    """Start a domain and wait for what it says; it is destroyed at the end.
+def listen(libvirt: Libvirt, name: str, patience: float = PATIENCE) -> Iterator[Callable[[re.Pattern[bytes]], bytes]]:
+    """Start a domain and wait for what it says, ``patience`` seconds; it is destroyed at the end.
 
     QEMU drops what nobody is there to read, so: listen first.
     """
@@ -28,7 +28,7 @@ def listen(libvirt: Libvirt, name: str) -> Iterator[Callable[[re.Pattern[bytes]]
     said = bytearray()
 
     def wait_for(pattern: re.Pattern[bytes]) -> bytes:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while not (found := pattern.search(said)):
             assert time.monotonic() < deadline, f"not on the serial port of {name}: {bytes(said)!r}"
             if select.select([port], [], [], 1.0)[0]:

@@ -81,11 +81,11 @@ class Libvirt:
             assert time.monotonic() < deadline, "the next libvirtd does not answer"
             time.sleep(0.05)
 
-    def define(self, name: str, devices: str, more: str = "") -> None:
-        """An emulated PC with these devices; ``more`` goes beside its memory."""
+    def define(self, name: str, devices: str, more: str = "", *, memory: int = 64) -> None:
+        """An emulated PC with these devices and so many MiB of memory; ``more`` goes beside it."""
         file = self._folder / f"{name}.xml"
         file.write_text(
-            f"<domain type='qemu'><name>{name}</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>{more}"
+            f"<domain type='qemu'><name>{name}</name><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>{more}"
             f"<os><type arch='x86_64' machine='pc'>hvm</type></os>"
             f"<devices>{devices}<memballoon model='none'/></devices></domain>"
         )
