@@ -20,7 +20,7 @@ from ovafs.inventory.source import open_inventory, selection_for
 from ovafs.model import MachineKind
 from ovafs.storage.engine.engines import Engines
 from ovafs.storage.map_cache import MapCache
-from ovafs.storage.opener import opener
+from ovafs.storage.opener import AnyOpener
 from ovafs.transfer.ingest.landing import PoolLanding
 from ovafs.transfer.ingest.leftovers import find_leftovers
 from ovafs.transfer.packager import Packager
@@ -101,7 +101,7 @@ def _findings(inventory: Inventory, name: str | None, kind: MachineKind | None, 
     machines, damaged = inventory.snapshot() if name is None else ([inventory.find(name, kind)], [])
     # No cache: what is checked are the images, not what was once found in them.
     with contextlib.closing(MapCache(None)) as cache, contextlib.closing(Engines()) as engines:
-        packager = Packager(cache, inventory, opener=opener(engines))
+        packager = Packager(cache, inventory, opener=AnyOpener(engines))
         for machine in machines:
             yield _check(packager, machine, inventory.left_out(machine), read=read)
     if name is None and isinstance(inventory, Pool):
@@ -136,7 +136,7 @@ def _check(packager: Packager, machine: Machine, left_out: Sequence[str], *, rea
         return Finding(machine.name, machine.uuid, machine.kind, ok=False, reason=f"unexpected failure: {error!r}")
     warnings = [f"not in the .ova: {one}" for one in left_out]
     if description.volatile:
-        warnings.append("a block device can change unnoticed; keep the machine stopped")
+        warnings.append("a block device or a disk on the network can change unnoticed; keep the machine stopped")
     return Finding(
         machine.name,
         machine.uuid,

@@ -22,7 +22,7 @@ from ovafs.inventory.source import open_inventory, selection_for
 from ovafs.model import MachineKind
 from ovafs.storage.engine.engines import Engines
 from ovafs.storage.map_cache import MapCache
-from ovafs.storage.opener import opener
+from ovafs.storage.opener import AnyOpener
 from ovafs.transfer.export_file import Exported, begin_export, export_file
 from ovafs.transfer.packager import Packager
 from ovafs.units import format_size
@@ -89,7 +89,7 @@ def export(**arguments: object) -> None:
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)
         stack.callback(cache.close)
         engines = stack.enter_context(contextlib.closing(Engines()))
-        packager = Packager(cache, inventory, opener=opener(engines))
+        packager = Packager(cache, inventory, opener=AnyOpener(engines))
         package = packager.open_present(machine)
         stack.callback(package.close)
         began = time.monotonic()

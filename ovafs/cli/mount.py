@@ -24,7 +24,7 @@ from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import is_uri, open_destination, open_inventory
 from ovafs.storage.engine.engines import Engines
 from ovafs.storage.map_cache import MapCache
-from ovafs.storage.opener import opener
+from ovafs.storage.opener import AnyOpener
 from ovafs.transfer.adapt.policy import check_adapt
 from ovafs.transfer.ingest.choices import ImportChoices
 from ovafs.transfer.ingest.signature import load_trust
@@ -134,7 +134,7 @@ def _serve(source: str, mountpoint: str, options: MountOptions, on_ready: Callab
         engines = Engines()
         stack.callback(engines.close)
         engines.end_abandoned()
-        packager = Packager(cache, inventory, options.pin, opener(engines))
+        packager = Packager(cache, inventory, options.pin, AnyOpener(engines))
         tree = Tree(options.selection.of(inventory), packager)
         handles = Handles(tree, packager, options.backup_age)
         stack.callback(handles.close)

@@ -12,13 +12,14 @@ from ovafs.cli.machine_options import parse_bytes, topology
 from ovafs.cli.output import machine_document, print_json, warn
 from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.vm import json_option
+from ovafs.formats.network_disk import is_location
 from ovafs.formats.ovf.os_ids import OTHER, guest_os
 from ovafs.inventory.define import DiskChoice, NicChoice, define_machine, image_path
 from ovafs.inventory.source import open_pool
 from ovafs.model import CpuTopology, DiskFormat, Firmware, Machine, MachineKind, Volume
 from ovafs.storage.backing import choose_format
 from ovafs.storage.engine.engines import Engines
-from ovafs.storage.opener import opener
+from ovafs.storage.opener import AnyOpener
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,8 +80,9 @@ def add(
 ) -> None:
     """Add a machine called NAME to POOL, on images that exist.
 
-    The images stay where they are, and nothing is copied. Each is opened and checked through its whole chain now, so
-    that a broken one is refused here. In PATH and NETWORK a comma is written ",,".
+    The images stay where they are, and nothing is copied. PATH is a file, a block device, or the URI of a raw disk on
+    the network (nbd, http, https, iscsi). Each is opened and checked through its whole chain now, so that a broken one
+    is refused here. In PATH, FILE and NETWORK a comma is written ",,".
 
     With --json: the object that "ovafs vm show --json" prints.
     """
@@ -94,7 +96,7 @@ def add(
             firmware=Firmware(firmware),
             os_id=os_id,
             description=description,
-            disks=[_check_image(disk, opener(engines)) for disk in disks],
+            disks=[_check_image(disk, AnyOpener(engines)) for disk in disks],
             nics=nics,
             used_macs=opened.macs(),
         )
@@ -103,11 +105,12 @@ def add(
     _report(machine, shared, as_json=as_json)
 
 
-def _check_image(disk: DiskArgument, open_volume: Opener) -> DiskChoice:
+def _check_image(disk: DiskArgument, opener: Opener) -> DiskChoice:
     path = image_path(disk.path)
-    image_format = choose_format(path, disk.format)
+    # On the network all disks are raw, so that is no guess.
+    image_format = (disk.format or DiskFormat.RAW) if is_location(path) else choose_format(path, disk.format)
     secret = image_path(disk.secret) if disk.secret else ""
-    with contextlib.closing(open_volume(Volume(uuid="", path=path, format=image_format, secret=secret))) as volume:
+    with contextlib.closing(opener.open(Volume(uuid="", path=path, format=image_format, secret=secret))) as volume:
         volume.read_extents()
     return DiskChoice(path, image_format, disk.interface, secret)
 

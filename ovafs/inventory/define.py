@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import ImageUnavailable, InvalidDefinition
+from ovafs.formats.network_disk import is_location, parse_location
 from ovafs.inventory.rules import check_machine, check_path, parse_mac
 from ovafs.model import (
     CpuTopology,
@@ -90,7 +91,7 @@ def define_machine(
 
 
 def image_path(path: str) -> str:
-    """The absolute path that is recorded for an image which the user calls ``path``.
+    """The absolute path that is recorded for an image which the user calls ``path``; a URI as it is written usually.
 
     Symbolic links are resolved, so that a changed link never puts another image into the machine. Not so the last
     link to a block device: /dev/mapper/x and /dev/disk/by-id/x keep their meaning when the machine restarts,
@@ -98,6 +99,8 @@ def image_path(path: str) -> str:
 
     Raises ImageUnavailable if there is nothing, InvalidDefinition for a name that cannot be recorded.
     """
+    if is_location(path):
+        return parse_location(path).location
     try:
         real = Path(path).resolve(strict=True)
         if stat.S_ISBLK(real.stat().st_mode):
@@ -111,7 +114,7 @@ def image_path(path: str) -> str:
 
 
 def _define_disks(name: str, choices: Sequence[DiskChoice]) -> tuple[Disk, ...]:
-    seen: dict[tuple[int, int], str] = {}
+    seen: dict[tuple[int, int] | str, str] = {}
     for choice in choices:
         file_id = _file_id(choice.path)
         if file_id in seen:
@@ -154,7 +157,9 @@ def _new_uuid() -> str:
     return str(uuid.uuid4())
 
 
-def _file_id(path: str) -> tuple[int, int]:
+def _file_id(path: str) -> tuple[int, int] | str:
+    if is_location(path):
+        return path
     try:
         status = os.stat(path)
     except OSError as error:

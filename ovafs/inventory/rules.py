@@ -9,6 +9,8 @@ import re
 from typing import TYPE_CHECKING
 
 from ovafs.errors import InvalidDefinition
+from ovafs.formats.network_disk import is_location, parse_location
+from ovafs.model import DiskFormat
 from ovafs.units import GIB, KIB, MIB, format_size
 
 if TYPE_CHECKING:
@@ -94,7 +96,10 @@ def _check_disks(disks: tuple[Disk, ...]) -> None:
         _check_uuid("disk UUID", disk.uuid)
         _check_uuid("volume UUID", disk.volume.uuid)
         _check_line("disk alias", disk.alias, empty=True)
-        check_path(disk.volume.path)
+        if is_location(disk.volume.path):
+            check_location(disk.volume.path, disk.volume.format)
+        else:
+            check_path(disk.volume.path)
         if disk.volume.secret:
             check_path(disk.volume.secret)
     if len(disks) > 1:
@@ -114,6 +119,13 @@ def _check_nics(nics: tuple[Nic, ...]) -> None:
         _check_count("NICs", len(nics))
         _check_distinct("NIC UUID", [nic.uuid for nic in nics])
         _check_distinct("MAC address", [nic.mac for nic in nics])
+
+
+def check_location(location: str, form: DiskFormat) -> None:
+    """Disks on the network are raw: another format may name files of this host, and what a server says can change."""
+    parse_location(location)
+    if form != DiskFormat.RAW:
+        raise InvalidDefinition(f"{location}: the format {form} on the network is not supported; only raw is")
 
 
 def check_path(path: str) -> None:

@@ -18,6 +18,7 @@ from ovafs.streams.qcow2 import CLUSTER_BITS, PlannedQcow2, l2_tables
 
 if TYPE_CHECKING:
     from ovafs.storage.map_cache import MapCache
+    from ovafs.storage.opener import LiveVolume
     from ovafs.storage.volume import Volume
 
 # What is read in less time is read again: a listing of many small images would write as many plans.
@@ -92,7 +93,7 @@ class DiskPlans:
                 self._cost -= oldest.cost
 
 
-def plan_disk(number: int, volume: Volume, plan: DiskPlan) -> PlannedQcow2:
+def plan_disk(number: int, volume: Volume | LiveVolume, plan: DiskPlan) -> PlannedQcow2:
     """The image of the package's disk ``number``, which is ``volume``. Raises UnsupportedFeature: it is too large."""
     volume.use_extents(plan.extents)
     try:
@@ -112,7 +113,7 @@ def _key(volume: Volume) -> bytes:
     return b"disk:" + hashlib.sha256(msgspec.msgpack.encode((reader, files))).digest()
 
 
-def read_plan(volume: Volume) -> DiskPlan:
+def read_plan(volume: Volume | LiveVolume) -> DiskPlan:
     """Find out what is stored, and plan it. Blocks. Raises what ``read_extents`` raises."""
     extents = volume.read_extents()
     runs = ClusterRuns.from_extents(extents, CLUSTER_BITS)

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import InvalidImage, StaleHandle
 from ovafs.model import definition_digest
-from ovafs.storage.chain import open_chain
 from ovafs.storage.nbd.volume import open_nbd
 from ovafs.streams.clusters import ClusterRuns
 from ovafs.streams.qcow2 import CLUSTER, CLUSTER_BITS, PlannedQcow2
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from ovafs.inventory.inventory import Inventory
     from ovafs.model import Machine
-    from ovafs.storage.chain import Chain
+    from ovafs.storage.opener import LiveVolume, Opener
     from ovafs.storage.volume import Volume
     from ovafs.transfer.assembly import Assembler
 
@@ -63,8 +62,9 @@ class _Measured(NamedTuple):
 class LivePackager:
     """Describes and opens packages of machines that run; safe to use from several threads."""
 
-    def __init__(self, inventory: Inventory, assembler: Assembler) -> None:
+    def __init__(self, inventory: Inventory, assembler: Assembler, opener: Opener) -> None:
         self._inventory = inventory
+        self._opener = opener
         self._assembler = assembler
         self._measured: dict[str, _Measured] = {}
         self._backups: Counter[str] = Counter()
@@ -80,14 +80,14 @@ class LivePackager:
         for attempt in range(1, _ATTEMPTS + 1):
             with contextlib.ExitStack() as stack:
                 try:
-                    chains = _open_live(machine, stack)
-                    sizes = self._measure(machine, chains).sizes
+                    volumes = self._open(machine, stack)
+                    sizes = self._measure(machine, volumes).sizes
                 except InvalidImage as error:  # a table names what the file has got since it was opened
                     if attempt == _ATTEMPTS:
                         raise
                     log.debug("%s: measured again: %s", machine.name, error)
                     continue
-                return self._describe(machine, chains, sizes)
+                return self._describe(machine, volumes, sizes)
         raise AssertionError("every attempt returns or raises")
 
     def open(self, machine: Machine, description: Description) -> OpenPackage:
@@ -117,17 +117,25 @@ class LivePackager:
         log.info("%s: a backup has begun", machine.name)
         return OpenPackage(package, volumes, description, backup)
 
+    def _open(self, machine: Machine, stack: contextlib.ExitStack) -> list[LiveVolume]:
+        """Open the images while they are in use, for an estimate."""
+        volumes = []
+        for disk in machine.disks:
+            volumes.append(self._opener.open_live(disk.volume))
+            stack.callback(volumes[-1].close)
+        return volumes
+
     def _describe(
         self,
         machine: Machine,
-        chains: Sequence[Chain],
+        volumes: Sequence[LiveVolume],
         sizes: tuple[int, ...],
     ) -> Description:
-        empty = [PlannedQcow2(number, chain.virtual_size, _runs(0)) for number, chain in enumerate(chains)]
+        empty = [PlannedQcow2(number, volume.virtual_size, _runs(0)) for number, volume in enumerate(volumes)]
         package, ovf = self._assembler.assemble(machine, empty, sizes)
-        files = tuple(stamp for chain in chains for stamp in chain.identities())
+        files = tuple(stamp for volume in volumes for stamp in volume.identities())
         # A block device does not tell when it was written to: at any moment, then.
-        now = time.time_ns() if any(chain.is_volatile for chain in chains) else 0
+        now = time.time_ns() if any(volume.is_volatile for volume in volumes) else 0
         # A generation is of one backup and of none later: a write within a tick of the clock shows in no time.
         backups = self._backups[machine.uuid]
         return Description(
@@ -140,14 +148,14 @@ class LivePackager:
             announced=sizes,
         )
 
-    def _measure(self, machine: Machine, chains: Sequence[Chain]) -> _Measured:
-        allocated = sum(file.allocated for chain in chains for file in chain.files)
+    def _measure(self, machine: Machine, volumes: Sequence[LiveVolume]) -> _Measured:
+        allocated = sum(file.allocated for volume in volumes for file in volume.files)
         with self._lock:
             known = self._measured.get(machine.uuid)
         is_same = known is not None and known.definition == definition_digest(machine)
         if known is not None and is_same and allocated - known.allocated < known.slack // 4:
             return known
-        return self._announce(machine, allocated, [_planned(number, chain) for number, chain in enumerate(chains)])
+        return self._announce(machine, allocated, [_planned(number, volume) for number, volume in enumerate(volumes)])
 
     def _announce(self, machine: Machine, allocated: int, disks: Sequence[PlannedQcow2]) -> _Measured:
         slacks = [align_up(max(disk.size // SLACK_PART, LEAST_SLACK), CLUSTER) for disk in disks]
@@ -166,16 +174,7 @@ class LivePackager:
         self._announce(machine, 0 if known is None else known.allocated, disks)
 
 
-def _open_live(machine: Machine, stack: contextlib.ExitStack) -> list[Chain]:
-    """Open the images while they are in use, for an estimate."""
-    chains = []
-    for disk in machine.disks:
-        chains.append(open_chain(disk.volume.path, disk.volume.format, lock=False, is_live=True))
-        stack.callback(chains[-1].close)
-    return chains
-
-
-def _planned(number: int, volume: Volume) -> PlannedQcow2:
+def _planned(number: int, volume: Volume | LiveVolume) -> PlannedQcow2:
     return plan_disk(number, volume, read_plan(volume))
 
 

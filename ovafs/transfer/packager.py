@@ -24,7 +24,7 @@ import msgspec
 from ovafs import __version__
 from ovafs.errors import StaleHandle, VolumeChanged
 from ovafs.model import Machine, definition_digest
-from ovafs.storage.opener import open_native
+from ovafs.storage.opener import NativeOpener
 from ovafs.transfer.assembly import Assembler
 from ovafs.transfer.description import LAYOUT_VERSION, Description, digest, generation, newest, still_holds
 from ovafs.transfer.disk_plans import DiskPlans, plan_disk
@@ -56,14 +56,17 @@ class Packager:
     """Describes and opens packages; safe to use from several threads."""
 
     def __init__(
-        self, cache: MapCache, inventory: Inventory, pin: Pin = Pin.LOCK, opener: Opener = open_native
+        self, cache: MapCache, inventory: Inventory, pin: Pin = Pin.LOCK, opener: Opener | None = None
     ) -> None:
-        """``pin`` REFLINK: images are cloned when they are opened, where their file system can do that."""
+        """``pin`` REFLINK: images are cloned when they are opened, where their file system can do that.
+
+        Without an ``opener``, what ovafs does not read itself is refused.
+        """
         self._cache = cache
-        self._opener = opener
+        self._opener = opener or NativeOpener()
         self._pin = pin
         self._assembler = Assembler(inventory.read_state)
-        self._live = LivePackager(inventory, self._assembler)
+        self._live = LivePackager(inventory, self._assembler, self._opener)
         self._descriptions: dict[bytes, Description] = {}
         self._not_cached: set[bytes] = set()
         self._disk_plans = DiskPlans(cache)
@@ -173,7 +176,7 @@ class Packager:
     def _open_once(self, machine: Machine, stack: contextlib.ExitStack) -> list[Volume]:
         volumes = []
         for disk in machine.disks:
-            volumes.append(self._opener(disk.volume))
+            volumes.append(self._opener.open(disk.volume))
             stack.callback(volumes[-1].close)
         return volumes
 

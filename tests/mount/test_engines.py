@@ -16,6 +16,7 @@ from tests.support.domains import domain_xml, write_node
 from tests.support.engines import FORMATS, foreign_image, is_running, wait_until
 from tests.support.images import create, encrypted, io
 from tests.support.mount import mounted
+from tests.support.network_disks import nbd_tcp
 from tests.support.oracles import assert_same_disk, check_qcow2
 from tests.support.pools import MIB, Image, judge_ova, raw_image
 from tests.support.processes import ovafs, run
@@ -173,6 +174,40 @@ def test_domains_of_libvirt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert len(engines(mount)) == 3
     with contextlib.closing(LibvirtInventory(uri)) as inventory:
         judge_ova(tmp_path / "web.ova", inventory.find("web"), images)
+
+
+def test_disks_on_the_network(pool: PoolBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(processes.ENVIRONMENT, "XDG_STATE_HOME", str(tmp_path / "state"))
+    image = raw_image(pool.images / "a.raw")
+    with nbd_tcp(image.path) as location:
+        ovafs("vm", "add", pool.path, "web", "--disk", location)
+        pool.disks["web"] = [image]
+        refused = ovafs("vm", "add", pool.path, "two", "--disk", f"{location},format=qcow2", status=1)
+        assert "unsupported: format qcow2 on the network" in refused.stderr
+        assert (
+            "the protocol 'rbd' is not supported"
+            in ovafs("vm", "add", pool.path, "x", "--disk", "rbd://h/p/i", status=1).stderr
+        )
+        (found,) = json.loads(ovafs("check", pool.path, "--read", "--json").stdout)
+        assert found["ok"]
+        assert "a disk on the network can change unnoticed" in found["warning"]
+        with mounted(pool.path, tmp_path) as mount:
+            run("cp", mount.path / "vms" / "web.ova", tmp_path)
+            pool.judge("web", tmp_path / "web.ova")
+        host, port = location.removeprefix("nbd://").partition("/")[0].split(":")
+        source = f"<source protocol='nbd' name='disk 1'><host name='{host}' port='{port}'/></source>"
+        device = (
+            f"<disk type='network' device='disk'><driver name='qemu' type='raw'/>{source}<target dev='vda'/></disk>"
+        )
+        uri = write_node(tmp_path / "node.xml", [domain_xml("net", devices=device)])
+        ovafs("export", uri, "net", tmp_path / "net.ova")
+        run("tar", "xf", tmp_path / "net.ova", "-C", tmp_path)
+        (name,) = set(run("tar", "tf", tmp_path / "net.ova").stdout.split()) - {"vm.ovf"}
+        assert_same_disk(image.path, tmp_path / name, "raw", "qcow2")
+    with mounted(pool.path, tmp_path) as mount:
+        mount.expect_log(f"web: {location}: QEMU cannot read it: .*refused")
+        with pytest.raises(OSError, match="Input/output error"):
+            (mount.path / "vms" / "web.ova").stat()
 
 
 def test_a_hostile_image_harms_its_machine_alone(pool: PoolBuilder, tmp_path: Path) -> None:

@@ -6,24 +6,29 @@ import contextlib
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from ovafs.errors import ReadFailed, StaleHandle, VolumeBusy, VolumeChanged
+from ovafs.storage.engine.engines import Engines
 from ovafs.storage.map_cache import MapCache
+from ovafs.storage.opener import AnyOpener
 from ovafs.transfer import live as live_module
 from ovafs.transfer.disk_plans import DiskPlan, read_plan
 from ovafs.transfer.packager import Packager
+from tests.support.engines import engines, foreign_image
 from tests.support.fakes import MemoryInventory
 from tests.support.images import compare, io, qemu_holds
 from tests.support.nbd_servers import qemu_nbd
+from tests.support.network_disks import nbd_tcp
 from tests.support.oracles import assert_same_disk, check_qcow2, extract, tar_members
 from tests.support.pools import Image, PoolBuilder, chain_image, pool_builder, raw_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ovafs.formats.nbd import Export
     from ovafs.model import Machine
@@ -105,6 +110,41 @@ async def content(package: OpenPackage) -> bytes:
     while length := await package.read_into(len(found), memoryview(buffer)):
         found += buffer[:length]
     return bytes(found)
+
+
+async def test_a_running_machine_on_disks_that_qemu_reads(
+    builder: PoolBuilder, inventory: RunningInventory, tmp_path: Path
+) -> None:
+    """Its size is announced as that of a machine that stores all of its disks; looking at it starts little."""
+    served = raw_image(builder.images / "b.raw")
+    with engines() as pool, nbd_tcp(served.path) as location:
+        packager = Packager(MapCache(None), inventory, opener=AnyOpener(pool))
+        vdi = Image(foreign_image(builder.images, "vdi"), "vdi")
+        machine = builder.add("web", vdi, Image(Path("/"), "raw"))
+        volume = msgspec.structs.replace(machine.disks[1].volume, path=location)
+        disks = (machine.disks[0], msgspec.structs.replace(machine.disks[1], volume=volume))
+        machine = builder.change(machine.uuid, disks=disks)
+        with running(inventory, vdi):
+            copy = served.path.with_name("copy")
+            shutil.copyfile(served.path, copy)
+            with qemu_nbd(copy, "raw") as export:
+                inventory.exports = (*inventory.exports, export)
+                description = packager.describe(machine)
+                assert (description.is_live, description.volatile) == (True, True)
+                assert 12 * MIB < description.size < 13 * MIB
+                assert pool.running() == []
+                started = []
+                with pytest.MonkeyPatch.context() as patched:
+                    patched.setattr(Engines, "use", lambda _, served: started.append(served))
+                    assert packager.describe(machine).size == description.size
+                assert started == []
+                with contextlib.closing(packager.open(machine, packager.describe(machine))) as package:
+                    (tmp_path / "web.ova").write_bytes(await content(package))
+        assert (tmp_path / "web.ova").stat().st_size == description.size
+        _, *copies = extract(tmp_path / "web.ova", tmp_path / "out")
+        for original, image in zip((vdi, served), copies, strict=True):
+            check_qcow2(image)
+            assert_same_disk(original.path, image, original.format, "qcow2")
 
 
 async def test_a_running_machine_of_two_disks(

@@ -17,7 +17,7 @@ from ovafs.errors import ImageUnavailable, StaleHandle, VolumeBusy, VolumeChange
 from ovafs.formats.ovf.ovirt import write_ovf
 from ovafs.inventory.rules import MAX_TIME, check_machine
 from ovafs.storage.map_cache import MapCache
-from ovafs.storage.opener import open_native
+from ovafs.storage.opener import NativeOpener
 from ovafs.storage.volume import TIMESTAMP_GRANULARITY_NS
 from ovafs.streams.qcow2 import l2_tables
 from ovafs.transfer import assembly, disk_plans
@@ -103,7 +103,7 @@ def test_description_is_found_again_without_opening_an_image(builder: PoolBuilde
         again.preload([machine])
         assert again.describe(machine) == first
         assert again.describe(machine) is again.describe(machine)
-    opener.assert_not_called()
+    opener.open.assert_not_called()
 
 
 def test_a_damaged_cache_is_only_slower(builder: PoolBuilder, tmp_path: Path) -> None:
@@ -327,8 +327,8 @@ def test_times_of_whole_seconds_are_believed_later(
 
 def test_headers_are_read_when_times_can_be_believed(builder: PoolBuilder) -> None:
     machine = builder.add("web", raw_image(builder.images / "a.raw"))
-    opened = Mock(wraps=open_native)
+    opened = Mock(wraps=NativeOpener())
     packager = Packager(MapCache(None), MemoryInventory(), opener=opened)
     os.utime(builder.images / "a.raw")
     packager.describe(machine)
-    assert opened.call_count == 2
+    assert opened.open.call_count == 2

@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from lxml import etree
 
 from ovafs.errors import InvalidDefinition
+from ovafs.formats.network_disk import network_disk
 from ovafs.model import CpuTopology, DiskFormat, DiskInterface, Firmware, NicModel
 from ovafs.units import MIB, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ovafs.formats.network_disk import NetworkDisk
 
 NAMESPACE = "urn:ovafs:domain:1"
 """Of the metadata elements ``template``, which makes a template of a domain, and ``tag``.
@@ -68,7 +71,7 @@ _NIC_MODELS = {
 
 
 class VolumeSource(NamedTuple):
-    """A file or block device by its ``path``; or, without one, a volume of a storage pool by both names."""
+    """A file or block device by its ``path``, or a URI; or, without one, a volume of a storage pool by both names."""
 
     path: str
     pool: str = ""
@@ -260,9 +263,13 @@ def _disk(element: etree._Element, target: str, boot_order: int) -> DomainDisk:
         path = source.get("dev", "")
     elif kind == "volume":
         pool, volume = source.get("pool", ""), source.get("volume", "")
+    elif kind == "network":
+        try:
+            path = _network_disk(source).location
+        except InvalidDefinition as error:
+            refused = f"cannot be read: {error}"
     else:
-        protocol = f" ({source.get('protocol', '')[:40]})" if kind == "network" else ""
-        refused = f"is of the type {kind[:40]!r}{protocol}, which is not supported"
+        refused = f"is of the type {kind[:40]!r}, which is not supported"
     if source is not None and source.find("slices") is not None:
         refused = "is a slice of its file, which is not supported"
     if element.find("encryption") is not None or (source is not None and source.find("encryption") is not None):
@@ -276,6 +283,30 @@ def _disk(element: etree._Element, target: str, boot_order: int) -> DomainDisk:
         interface=interface,
         boot_order=boot_order,
         refused=refused,
+    )
+
+
+# Beside what says where a disk is: how often and how far is read.
+_HARMLESS = {"host", "readahead", "timeout", "reconnect", "privateData", etree.Comment}
+
+
+def _network_disk(source: etree._Element) -> NetworkDisk:
+    """Where a disk on the network is. Raises InvalidDefinition for what is more than that: keys, snapshots."""
+    more = [str(child.tag) for child in source if child.tag not in _HARMLESS]
+    more += [name for name in ("tls", "query") if source.get(name, "no") != "no"]
+    hosts = source.findall("host")
+    if more or len(hosts) > 1:
+        raise InvalidDefinition(f"a disk with {more[0][:40] if more else 'several hosts'} is not supported")
+    host = hosts[0] if hosts else None
+    place = {} if host is None else {key: host.get(key, "") for key in ("name", "port", "socket", "transport")}
+    if place.get("transport", "tcp") not in {"", "tcp", "unix"}:
+        raise InvalidDefinition(f"the transport {place['transport'][:40]!r} is not supported")
+    return network_disk(
+        source.get("protocol", ""),
+        source.get("name", "").removeprefix("/"),
+        place.get("name", ""),
+        _number(place["port"], "port") if place.get("port") else None,
+        place.get("socket", ""),
     )
 
 

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, TypeAlias
 from ovafs.model import DiskFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from ovafs.formats.network_disk import NetworkDisk
 
 PROGRAM = "qemu-nbd"
 
 _KEY_ID = "key"
 
-Options: TypeAlias = "Mapping[str, str | bool | Options | None]"
+Options: TypeAlias = "Mapping[str, str | bool | int | Options | None]"
 
 # The shell writes what the process is into its pid file before it becomes the program, so that there is no moment in
 # which the program runs and nothing tells of it. The kernel ends the program with the thread that started it.
@@ -52,6 +54,39 @@ def image(
     elif is_encrypted:
         options["encrypt"] = {"format": "luks", "key-secret": _KEY_ID}
     return options
+
+
+def network_disk(disk: NetworkDisk) -> Options:
+    """A raw disk on the network."""
+    return {"driver": DiskFormat.RAW.value, "file": _PROTOCOLS[disk.protocol](disk)}
+
+
+def _nbd(disk: NetworkDisk) -> Options:
+    server: Options = (
+        {"type": "unix", "path": disk.socket}
+        if disk.socket
+        else {"type": "inet", "host": disk.host, "port": str(disk.port)}
+    )
+    return {"driver": "nbd", "server": server, "export": disk.name}
+
+
+def _http(disk: NetworkDisk) -> Options:
+    return {"driver": disk.protocol, "url": disk.location}
+
+
+def _iscsi(disk: NetworkDisk) -> Options:
+    target, _, lun = disk.name.partition("/")
+    host = f"[{disk.host}]" if ":" in disk.host else disk.host
+    portal = f"{host}:{disk.port}"
+    return {"driver": "iscsi", "transport": "tcp", "portal": portal, "target": target, "lun": int(lun)}
+
+
+_PROTOCOLS: dict[str, Callable[[NetworkDisk], Options]] = {
+    "nbd": _nbd,
+    "http": _http,
+    "https": _http,
+    "iscsi": _iscsi,
+}
 
 
 def serve(options: Options, socket: str, ready: str, secret: int | None = None) -> list[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
     from ovafs.formats.nbd import Export
+    from ovafs.model import DiskFormat
     from ovafs.storage.engine.command import Options
     from ovafs.storage.source_file import SourceFile
 
@@ -38,7 +39,7 @@ GRACE_SECONDS = 5.0
 MOST_IDLE = 8
 """Engines that may wait for another reader: a listing of a thousand machines opens each disk once."""
 
-_DYING_SECONDS = 1.0
+_DYING_SECONDS = 0.3
 """A connection breaks a moment before its process is known to have ended."""
 
 
@@ -46,7 +47,8 @@ class Served(NamedTuple):
     """What an engine shows: a disk that people know as ``path``, in open and locked files.
 
     ``options`` makes QEMU's options of the descriptors of these files in the engine. Equal ``key`` and equal
-    identities of the files are the same content, unless it ``is_volatile``. ``secret``: a file with a passphrase.
+    identities of the files are the same content, unless it ``is_volatile``. ``formats`` are those of the images, from
+    the top; ``secret`` is a file with a passphrase.
     """
 
     path: str
@@ -54,6 +56,7 @@ class Served(NamedTuple):
     files: tuple[SourceFile, ...]
     options: Callable[[Sequence[int]], Options]
     is_volatile: bool
+    formats: tuple[DiskFormat, ...]
     secret: SourceFile | None = None
 
     @property

@@ -17,25 +17,18 @@ import trio
 from ovafs.errors import ImageError, ImageUnavailable, ReadFailed, UnsupportedFeature
 from ovafs.formats.nbd import NbdFailed
 from ovafs.storage.chain import ANSWER_SECONDS, THREADS
-from ovafs.storage.engine.command import PROGRAM, image, open_file
-from ovafs.storage.engine.engines import Served
-from ovafs.storage.links import Links
+from ovafs.storage.engine.command import PROGRAM
+from ovafs.storage.engine.sources import open_served
 from ovafs.storage.nbd.volume import open_nbd
-from ovafs.storage.source_file import SourceFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ovafs import model
     from ovafs.model import DiskFormat
-    from ovafs.storage.engine.command import Options
-    from ovafs.storage.engine.engines import Engine, Engines
-    from ovafs.storage.links import Link
+    from ovafs.storage.engine.engines import Engine, Engines, Served
     from ovafs.storage.nbd.volume import NbdVolume
+    from ovafs.storage.source_file import SourceFile
     from ovafs.storage.volume import FileIdentity
     from ovafs.streams.extents import ExtentMap
-
-_KEY_HINT = "say in which file it is: secret=FILE"
 
 
 def open_engine_volume(engines: Engines, volume: model.Volume) -> EngineVolume:
@@ -46,54 +39,18 @@ def open_engine_volume(engines: Engines, volume: model.Volume) -> EngineVolume:
     if volume.snapshot:
         raise UnsupportedFeature(volume.path, f"an internal snapshot of an image that {PROGRAM} reads")
     with ExitStack() as undo:
-        links = Links(undo, by_qemu=True).open(volume.path, volume.format)
-        encrypted = [link.file.path for link in links if link.is_encrypted]
-        if encrypted and not volume.secret:
-            raise UnsupportedFeature(encrypted[0], "encryption of a disk whose passphrase is not known", _KEY_HINT)
-        with ExitStack() as after_start:
-            secret = _open_secret(volume.secret, after_start) if encrypted else None
-            served = _served(volume.path, links, secret)
-            engine = engines.use(served)
+        served = open_served(volume, undo)
+        engine = engines.use(served)
         undo.callback(engine.release)
-        disk = _connect(engine)
+        disk = connect(engine)
+        if served.secret is not None:
+            served.secret.close()  # the engine has it
         undo.pop_all()
-    return EngineVolume(served, tuple(link.form for link in links), engine, disk)
+    return EngineVolume(served, engine, disk)
 
 
-def _open_secret(path: str, undo: ExitStack) -> SourceFile:
-    secret = SourceFile(path)
-    undo.callback(secret.close)
-    return secret
-
-
-def _served(path: str, links: Sequence[Link], secret: SourceFile | None) -> Served:
-    """A chain, as QEMU gets it: each image with its backing, from the one at the bottom on."""
-
-    def options(descriptors: Sequence[int]) -> Options:
-        files = {
-            file.path: open_file(descriptor, is_block_device=file.is_block_device)
-            for file, descriptor in zip(all_files, descriptors, strict=True)
-        }
-        node: Options | None = None
-        for link in reversed(links):
-            data_file = None if link.data_file is None else files[link.data_file.path]
-            node = image(
-                link.form,
-                files[link.file.path],
-                backing=node,
-                data_file=data_file,
-                is_encrypted=link.is_encrypted,
-            )
-        if node is None:
-            raise ValueError("a chain without an image")
-        return node
-
-    all_files = tuple(file for link in links for file in link.files)
-    key = tuple((link.form, len(link.files)) for link in links)
-    return Served(path, key, all_files, options, any(file.is_block_device for file in all_files), secret)
-
-
-def _connect(engine: Engine) -> NbdVolume:
+def connect(engine: Engine) -> NbdVolume:
+    """The disk that an engine serves; one that dies at this moment is started again. Raises ImageUnavailable."""
     export = engine.export
     try:
         try:
@@ -115,10 +72,10 @@ class EngineVolume:
 
     snapshot = ""
 
-    def __init__(self, served: Served, formats: tuple[DiskFormat, ...], engine: Engine, disk: NbdVolume) -> None:
+    def __init__(self, served: Served, engine: Engine, disk: NbdVolume) -> None:
         """``served`` are the files as this reader has opened them, which the engine may have from another."""
         self.path = served.path
-        self.formats = formats
+        self.formats: tuple[DiskFormat, ...] = served.formats
         self.is_volatile = served.is_volatile
         self.virtual_size = disk.virtual_size
         self._sources = served.files

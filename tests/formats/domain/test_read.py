@@ -147,10 +147,38 @@ def test_a_disk_that_qemu_reads() -> None:
     assert (found.refused, found.format, found.source.path) == ("", DiskFormat.VMDK, "/x.vmdk")
 
 
+NETWORK = "type='network' device='disk'"
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("protocol='nbd'><host name='h'/>", "nbd://h/"),
+        ("protocol='nbd' name='a b'><host name='::1' port='10810'/>", "nbd://[::1]:10810/a%20b"),
+        ("protocol='nbd' name='x'><host transport='unix' socket='/a b'/>", "nbd+unix:///x?socket=/a%20b"),
+        ("protocol='https' name='/d/x.img'><host name='h' port='443'/><timeout seconds='6'/>", "https://h/d/x.img"),
+        (
+            "protocol='iscsi' name='iqn.2013-07.com:x/1' index='1'><host name='h' port='3260'/>",
+            "iscsi://h/iqn.2013-07.com:x/1",
+        ),
+    ],
+)
+def test_disks_on_the_network(source: str, path: str) -> None:
+    (found,) = domain(disk(f"<driver type='raw'/><source {source}</source>", NETWORK)).disks
+    assert (found.refused, found.format, found.source.path) == ("", DiskFormat.RAW, path)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (disk("<source protocol='rbd' name='x'/>", "type='network' device='disk'"), "'network' (rbd)"),
+        (disk("<source protocol='rbd' name='x'/>", NETWORK), "protocol 'rbd' is not supported"),
+        (disk("<source protocol='nbd' name='x' tls='yes'><host name='h'/></source>", NETWORK), "with tls"),
+        (disk("<source protocol='https' name='x'><host name='h'/><ssl verify='no'/></source>", NETWORK), "with ssl"),
+        (disk("<source protocol='iscsi' name='t/1'><host name='h'/><auth/></source>", NETWORK), "with auth"),
+        (disk("<source protocol='nbd'><host name='a'/><host name='b'/></source>", NETWORK), "several hosts"),
+        (disk("<source protocol='nbd'/>", NETWORK), "has the host ''"),
+        (disk("<source type='vhostuser'/>", "type='vhostuser' device='disk'"), "type 'vhostuser'"),
+        (disk("<driver type='raw'/><source file='/x'><encryption format='luks'/></source>"), "is encrypted"),
         (disk("<driver type='qed'/><source file='/x.qed'/>"), "'qed'"),
         (disk(""), "has no source"),
         (disk("<source file='/x'><slices><slice/></slices></source>"), "slice"),

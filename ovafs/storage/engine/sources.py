@@ -1,0 +1,90 @@
+"""What an engine is given for a volume: files that are opened, locked and looked at here, or a place on the network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ovafs.errors import UnsupportedFeature
+from ovafs.formats.network_disk import is_location, parse_location
+from ovafs.model import DiskFormat
+from ovafs.storage.engine.command import image, network_disk, open_file
+from ovafs.storage.engine.engines import Served
+from ovafs.storage.links import Links
+from ovafs.storage.source_file import SourceFile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import ExitStack
+
+    from ovafs import model
+    from ovafs.storage.engine.command import Options
+    from ovafs.storage.links import Link
+
+_KEY_HINT = "say in which file it is: secret=FILE"
+
+
+def open_served(volume: model.Volume, undo: ExitStack, *, is_live: bool = False) -> Served:
+    """Open what a volume consists of; ``undo`` closes it. Blocks.
+
+    With ``is_live`` it is not locked, and may be written to meanwhile: good for its size, not for data.
+
+    Raises ImageUnavailable, VolumeBusy, InvalidImage, UnsupportedFeature, VolumeChanged, ReadFailed.
+    """
+    if is_location(volume.path):
+        return _on_network(volume)
+    links = Links(undo, lock=not is_live, is_live=is_live, by_qemu=True).open(volume.path, volume.format)
+    secret = None
+    if encrypted := [link.file.path for link in links if link.is_encrypted]:
+        if not volume.secret:
+            raise UnsupportedFeature(encrypted[0], "encryption of a disk whose passphrase is not known", _KEY_HINT)
+        secret = SourceFile(volume.secret)
+        undo.callback(secret.close)
+    return _in_files(volume.path, links, secret)
+
+
+def _on_network(volume: model.Volume) -> Served:
+    """A disk whose server may change it at any time.
+
+    Only raw: an image could name files of this host, and what a server shows when it is looked at need not be what it
+    shows QEMU a moment later.
+    """
+    if volume.format != DiskFormat.RAW:
+        raise UnsupportedFeature(volume.path, f"format {volume.format} on the network")
+    disk = parse_location(volume.path)
+    return Served(
+        volume.path, volume.path, (), lambda _: network_disk(disk), is_volatile=True, formats=(volume.format,)
+    )
+
+
+def _in_files(path: str, links: Sequence[Link], secret: SourceFile | None) -> Served:
+    """A chain, as QEMU gets it: each image with its backing, from the one at the bottom on."""
+
+    def options(descriptors: Sequence[int]) -> Options:
+        files = {
+            file.path: open_file(descriptor, is_block_device=file.is_block_device)
+            for file, descriptor in zip(all_files, descriptors, strict=True)
+        }
+        node: Options | None = None
+        for link in reversed(links):
+            data_file = None if link.data_file is None else files[link.data_file.path]
+            node = image(
+                link.form,
+                files[link.file.path],
+                backing=node,
+                data_file=data_file,
+                is_encrypted=link.is_encrypted,
+            )
+        if node is None:
+            raise ValueError("a chain without an image")
+        return node
+
+    all_files = tuple(file for link in links for file in link.files)
+    return Served(
+        path,
+        tuple((link.form, len(link.files)) for link in links),
+        all_files,
+        options,
+        is_volatile=any(file.is_block_device for file in all_files),
+        formats=tuple(link.form for link in links),
+        secret=secret,
+    )
