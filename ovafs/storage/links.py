@@ -1,7 +1,8 @@
-"""The files of a disk: an image, its backing files, and the data files of those that keep their data elsewhere."""
+"""The files of a disk: an image, its backing files, and the other files of those that keep their data elsewhere."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import ImageError, InvalidImage, OnlyByQemu, UnsupportedFeature
@@ -9,29 +10,35 @@ from ovafs.formats.detect import HEAD_SIZE
 from ovafs.model import NATIVE_FORMATS, DiskFormat
 from ovafs.printable import printable
 from ovafs.storage.backing import backing_format, check_head, named_path
-from ovafs.storage.engine.image import check_image
+from ovafs.storage.engine.image import check_extent, check_image, is_split, read_split
 from ovafs.storage.locks import lock_for_reading
 from ovafs.storage.qcow2 import read_header
 from ovafs.storage.source_file import SourceFile
 from ovafs.units import SECTOR, align_up
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import ExitStack
 
     from ovafs.formats.qcow2.header import Header
+    from ovafs.formats.vmdk.descriptor import DescriptorExtent
 
 MAX_DEPTH = 200
 """Files in a chain; each costs a descriptor while the disk is open."""
 
 
 class Link(NamedTuple):
-    """One open image of a chain; only a qcow2 image has a ``header``, and may have its data in ``data_file``."""
+    """One open image of a chain.
+
+    Only a qcow2 image has a ``header``; it may have its data in a data file, which is in ``others`` then. A VMDK that
+    is ``split`` (its createType and extents) has those of its extents there, by the names that it has for them.
+    """
 
     file: SourceFile
     form: DiskFormat
     header: Header | None = None
-    data_file: SourceFile | None = None
+    others: Mapping[str, SourceFile] = {}
+    split: tuple[str, list[DescriptorExtent]] | None = None
 
     @property
     def virtual_size(self) -> int:
@@ -48,7 +55,7 @@ class Link(NamedTuple):
     @property
     def files(self) -> tuple[SourceFile, ...]:
         """All that it consists of, its own file first."""
-        return (self.file,) if self.data_file is None else (self.file, self.data_file)
+        return (self.file, *self.others.values())
 
 
 class Links:
@@ -97,20 +104,36 @@ class Links:
         if form == DiskFormat.QCOW2:
             header = read_header(file, head, snapshot, by_qemu=self._by_qemu)
             data_path = named_path(path, header.data_file)
-            return Link(file, form, header, None if data_path is None else self._open_data_file(data_path, file))
+            if header.data_file is None or data_path is None:
+                return Link(file, form, header)
+            return Link(file, form, header, {header.data_file: self._open_part(data_path, "data file", file)})
         if snapshot:
             raise InvalidImage(file.path, f"has no snapshot {printable(snapshot)!r}: it is no qcow2 image")
-        if form not in NATIVE_FORMATS:
-            if not self._by_qemu:
-                raise OnlyByQemu(file.path, f"format {form}")
-            check_image(file, form)
+        if form in NATIVE_FORMATS:
+            return Link(file, form)
+        if not self._by_qemu:
+            raise OnlyByQemu(file.path, f"format {form}")
+        if is_split(head, form):
+            return self._open_split(file)
+        check_image(file, form)
         return Link(file, form)
 
-    def _open_data_file(self, path: str, image: SourceFile) -> SourceFile:
+    def _open_split(self, file: SourceFile) -> Link:
+        create_type, extents = read_split(file)
+        others: dict[str, SourceFile] = {}
+        for extent in extents:
+            if extent.name not in others:
+                # Beside the descriptor: the name has no slash. As for backing files, links are followed.
+                path = os.path.join(os.path.dirname(file.path), extent.name)
+                others[extent.name] = self._open_part(path, "extent", file)
+            check_extent(others[extent.name], extent)
+        return Link(file, DiskFormat.VMDK, None, others, (create_type, extents))
+
+    def _open_part(self, path: str, what: str, image: SourceFile) -> SourceFile:
         try:
             return self._open_file(path)
         except ImageError as error:
-            error.summary += f" (data file of {image.path})"
+            error.summary += f" ({what} of {image.path})"
             raise
 
     def _open_file(self, path: str) -> SourceFile:

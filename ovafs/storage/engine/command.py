@@ -28,10 +28,15 @@ Options: TypeAlias = "Mapping[str, str | bool | int | Options | None]"
 _SCRIPT = 'read -r stat </proc/$$/stat && echo "$stat" >"$0" && exec setpriv --pdeathsig KILL -- "$@"'
 
 
+def path_of(descriptor: int) -> str:
+    """The path by which the process finds a file that it has as an open descriptor."""
+    return f"/proc/self/fd/{descriptor}"
+
+
 def open_file(descriptor: int, *, is_block_device: bool = False) -> Options:
     """A file that the process has as an open descriptor. QEMU's locks are left out: they are taken already."""
     driver = "host_device" if is_block_device else "file"
-    return {"driver": driver, "filename": f"/proc/self/fd/{descriptor}", "locking": "off"}
+    return {"driver": driver, "filename": path_of(descriptor), "locking": "off"}
 
 
 def image(
@@ -54,6 +59,15 @@ def image(
     elif is_encrypted:
         options["encrypt"] = {"format": "luks", "key-secret": _KEY_ID}
     return options
+
+
+def split_vmdk(descriptor: Options, extents: int) -> Options:
+    """A VMDK of several files, whose descriptor was written for this: it names them by :func:`path_of`."""
+    children = {f"extents.{number}": _UNLOCKED for number in range(extents)}
+    return {"driver": DiskFormat.VMDK.value, "file": descriptor, "backing": None, **children}
+
+
+_UNLOCKED: Options = {"driver": "file", "locking": "off"}
 
 
 def network_disk(disk: NetworkDisk) -> Options:
@@ -98,7 +112,7 @@ def serve(options: Options, socket: str, ready: str, secret: int | None = None) 
     node = json.dumps({**options, "read-only": True})
     words = ["--read-only", "--persistent", "--shared=0", f"--socket={socket}", f"--pid-file={ready}"]
     if secret is not None:
-        words.append(f"--object=secret,id={_KEY_ID},file=/proc/self/fd/{secret}")
+        words.append(f"--object=secret,id={_KEY_ID},file={path_of(secret)}")
     return [PROGRAM, *words, f"json:{node}"]
 
 

@@ -46,7 +46,8 @@ _DYING_SECONDS = 0.3
 class Served(NamedTuple):
     """What an engine shows: a disk that people know as ``path``, in open and locked files.
 
-    ``options`` makes QEMU's options of the descriptors of these files in the engine. Equal ``key`` and equal
+    ``options`` makes QEMU's options of the descriptors of these files in the engine, and of what it has written into
+    files of its own: it gets the descriptor of one for a text. Equal ``key`` and equal
     identities of the files are the same content, unless it ``is_volatile``. ``formats`` are those of the images, from
     the top; ``secret`` is a file with a passphrase.
     """
@@ -54,7 +55,7 @@ class Served(NamedTuple):
     path: str
     key: Hashable
     files: tuple[SourceFile, ...]
-    options: Callable[[Sequence[int]], Options]
+    options: Callable[[Sequence[int], Callable[[bytes], int]], Options]
     is_volatile: bool
     formats: tuple[DiskFormat, ...]
     secret: SourceFile | None = None
@@ -136,16 +137,15 @@ class Engines:
 
     # -- for engines
 
-    def start(self, served: Served, descriptors: Sequence[int]) -> EngineProcess:
-        """A new process; ``descriptors`` are those of all files."""
+    def start(self, served: Served, options: Options, descriptors: Sequence[int]) -> EngineProcess:
+        """A new process; ``descriptors`` are those of all files, and maybe more."""
         with self._lock:
             if self._is_closed:
                 raise ReadFailed(served.path, "ovafs is ending")
             if self._place is None:
                 self._place = Place(self._base)
             socket = self._place.new_socket()
-        options = served.options(descriptors[: len(served.files)])
-        secret = None if served.secret is None else descriptors[-1]
+        secret = None if served.secret is None else descriptors[len(served.files)]
         return EngineProcess(served.path, options, socket, self._starter, descriptors, secret)
 
     def given_back(self, engine: Engine) -> None:
@@ -198,6 +198,7 @@ class Engine:
         self._settles = max((_settles(file) for file in served.all_files), default=0)
         # Descriptors that hold no lock and nothing but the file's place, for the process and one after it.
         self._descriptors: list[int] = []
+        self._options: Options | None = None
         self._was_restarted = False
         self._has_ended = False
 
@@ -268,13 +269,22 @@ class Engine:
                 self._bury(self.process)
             while self._descriptors:
                 os.close(self._descriptors.pop())
+            self._options = None
 
     def _begin(self) -> None:
         if self._has_ended:
             raise ReadFailed(self.path, "is closed")
-        if not self._descriptors:
+        if self._options is None:
             self._descriptors = [_place_of(file) for file in self.served.all_files]
-        self.process = self._engines.start(self.served, self._descriptors)
+            self._options = self.served.options(self._descriptors[: len(self.served.files)], self._keep)
+        self.process = self._engines.start(self.served, self._options, self._descriptors)
+
+    def _keep(self, text: bytes) -> int:
+        """A file in memory for the process, with this text."""
+        descriptor = os.memfd_create("engine", os.MFD_CLOEXEC)
+        self._descriptors.append(descriptor)
+        os.write(descriptor, text)
+        return descriptor
 
     def _bury(self, process: EngineProcess) -> None:
         self.process = None

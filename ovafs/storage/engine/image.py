@@ -1,14 +1,15 @@
 """What is looked at in an image before QEMU gets it: that it is what it is recorded as, and whole in itself.
 
-A VMDK can be a list of any files of this host, and each format has images that are only the difference to another one,
-which QEMU would open or, left without it, show as zeros. Such images are refused here, from their headers.
+A VMDK can be a list of files, any of this host, and each format has images that are only the difference to another one,
+which QEMU would open or, left without it, show as zeros. Such images are refused here, from their headers; but for
+lists of files that lie beside the VMDK.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ovafs.errors import InvalidImage, UnsupportedFeature
+from ovafs.errors import InvalidImage
 from ovafs.formats import vdi, vhd
 from ovafs.formats.detect import HEAD_SIZE
 from ovafs.formats.vmdk import descriptor as vmdk_descriptor
@@ -19,6 +20,7 @@ from ovafs.units import SECTOR
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ovafs.formats.vmdk.descriptor import DescriptorExtent
     from ovafs.storage.source_file import SourceFile
 
 _VHDX_SIGNATURE = b"vhdxfile"
@@ -34,11 +36,36 @@ def check_image(file: SourceFile, form: DiskFormat) -> None:
     file.check_unchanged()
 
 
+def is_split(head: bytes, form: DiskFormat) -> bool:
+    """Whether a file, from its first bytes, is the descriptor of a VMDK whose extents are files of their own."""
+    return form == DiskFormat.VMDK and head.startswith(vmdk_descriptor.SIGNATURE.encode())
+
+
+def read_split(file: SourceFile) -> tuple[str, list[DescriptorExtent]]:
+    """``createType`` and extents of such a descriptor. Blocks; raises as :func:`check_image` does."""
+    if file.size > vmdk_header.MAX_DESCRIPTOR:
+        raise InvalidImage(file.path, f"a descriptor of {file.size} bytes")
+    found = vmdk_descriptor.parse_extents(file.read(0, file.size), file.path)
+    file.check_unchanged()
+    return found
+
+
+def check_extent(file: SourceFile, extent: DescriptorExtent) -> None:
+    """Raise InvalidImage unless ``file`` can be what a descriptor says of it. Blocks.
+
+    A sparse extent of no capacity would make QEMU look for a descriptor in it, and for the files that it names.
+    """
+    if extent.kind in vmdk_descriptor.FLAT_TYPES:
+        if (extent.offset + extent.sectors) * SECTOR > file.size:
+            raise InvalidImage(file.path, f"is shorter than an extent of {extent.sectors} sectors")
+        return
+    head = file.read(0, SECTOR)
+    capacity = int.from_bytes(head[12:20], "little")
+    if not head.startswith(vmdk_header.MAGIC) or capacity != extent.sectors:
+        raise InvalidImage(file.path, f"is no sparse extent of {extent.sectors} sectors")
+
+
 def _check_vmdk(file: SourceFile, head: bytes) -> None:
-    if head.startswith(vmdk_descriptor.SIGNATURE.encode()):
-        raise UnsupportedFeature(
-            file.path, "VMDK whose descriptor is a file of its own", "convert it with 'qemu-img convert -O qcow2'"
-        )
     header = vmdk_header.parse_header(head, file.path)
     text = file.read(header.descriptor_offset * SECTOR, header.descriptor_size * SECTOR)
     vmdk_descriptor.parse_descriptor(text, file.path)

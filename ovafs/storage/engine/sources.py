@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 from ovafs.errors import UnsupportedFeature
 from ovafs.formats.network_disk import is_location, parse_location
+from ovafs.formats.vmdk.descriptor import write_extents
 from ovafs.model import DiskFormat
-from ovafs.storage.engine.command import image, network_disk, open_file
+from ovafs.storage.engine.command import image, network_disk, open_file, path_of, split_vmdk
 from ovafs.storage.engine.engines import Served
 from ovafs.storage.links import Links
 from ovafs.storage.source_file import SourceFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
 
     from ovafs import model
@@ -52,28 +53,18 @@ def _on_network(volume: model.Volume) -> Served:
         raise UnsupportedFeature(volume.path, f"format {volume.format} on the network")
     disk = parse_location(volume.path)
     return Served(
-        volume.path, volume.path, (), lambda _: network_disk(disk), is_volatile=True, formats=(volume.format,)
+        volume.path, volume.path, (), lambda *_: network_disk(disk), is_volatile=True, formats=(volume.format,)
     )
 
 
 def _in_files(path: str, links: Sequence[Link], secret: SourceFile | None) -> Served:
     """A chain, as QEMU gets it: each image with its backing, from the one at the bottom on."""
 
-    def options(descriptors: Sequence[int]) -> Options:
-        files = {
-            file.path: open_file(descriptor, is_block_device=file.is_block_device)
-            for file, descriptor in zip(all_files, descriptors, strict=True)
-        }
+    def options(descriptors: Sequence[int], keep: Callable[[bytes], int]) -> Options:
+        places = {file.path: descriptor for file, descriptor in zip(all_files, descriptors, strict=True)}
         node: Options | None = None
         for link in reversed(links):
-            data_file = None if link.data_file is None else files[link.data_file.path]
-            node = image(
-                link.form,
-                files[link.file.path],
-                backing=node,
-                data_file=data_file,
-                is_encrypted=link.is_encrypted,
-            )
+            node = _link(link, places, node, keep)
         if node is None:
             raise ValueError("a chain without an image")
         return node
@@ -88,3 +79,18 @@ def _in_files(path: str, links: Sequence[Link], secret: SourceFile | None) -> Se
         formats=tuple(link.form for link in links),
         secret=secret,
     )
+
+
+def _link(link: Link, places: Mapping[str, int], backing: Options | None, keep: Callable[[bytes], int]) -> Options:
+    """One image, with the descriptors of its files by their paths."""
+
+    def node(file: SourceFile) -> Options:
+        return open_file(places[file.path], is_block_device=file.is_block_device)
+
+    if link.split is not None:
+        # Not the descriptor itself, but one that names nothing but what was opened here.
+        paths = {name: path_of(places[file.path]) for name, file in link.others.items()}
+        text = write_extents(*link.split, paths)
+        return split_vmdk(open_file(keep(text)), len(link.split[1]))
+    data_file = next(map(node, link.others.values()), None)
+    return image(link.form, node(link.file), backing=backing, data_file=data_file, is_encrypted=link.is_encrypted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ovafs.errors import ImageError, InvalidImage, UnsupportedFeature
-from ovafs.formats.vmdk.descriptor import parse_descriptor
+from ovafs.formats.vmdk.descriptor import DescriptorExtent, parse_descriptor, parse_extents, write_extents
 from tests.support.decoding import mutations
 from tests.support.vmdk import descriptor
 
@@ -75,6 +75,56 @@ def test_descriptors_that_are_refused(name: str) -> None:
     text, message = REFUSED[name]
     with pytest.raises((InvalidImage, UnsupportedFeature), match=message):
         parse_descriptor(text, "disk")
+
+
+SPLIT = descriptor(
+    "twoGbMaxExtentSparse",
+    'RW 4192256 SPARSE "disk-s001.vmdk"\nRDONLY 2048 SPARSE "disk s002.vmdk"',
+    before='encoding="UTF-8"\n',
+)
+
+
+def test_a_descriptor_of_several_files() -> None:
+    found = parse_extents(SPLIT, "disk")
+    first = DescriptorExtent(4192256, "SPARSE", "disk-s001.vmdk", 0)
+    assert found == ("twoGbMaxExtentSparse", [first, DescriptorExtent(2048, "SPARSE", "disk s002.vmdk", 0)])
+    flat = descriptor("monolithicFlat", 'RW 2048 FLAT "disk-flat.vmdk" 128')
+    assert parse_extents(flat, "disk") == ("monolithicFlat", [DescriptorExtent(2048, "FLAT", "disk-flat.vmdk", 128)])
+    assert parse_extents(descriptor("vmfs", 'RW 2048 VMFS "disk-flat.vmdk"'), "disk")[1][0].kind == "VMFS"
+
+
+def test_it_is_written_with_other_names() -> None:
+    names = {"disk-s001.vmdk": "/proc/self/fd/7", "disk s002.vmdk": "/proc/self/fd/8"}
+    text = write_extents(*parse_extents(SPLIT, "disk"), names)
+    assert text.decode().splitlines()[-2:] == [
+        'RW 4192256 SPARSE "/proc/self/fd/7"',
+        'RW 2048 SPARSE "/proc/self/fd/8"',
+    ]
+    assert text.startswith(b"# Disk DescriptorFile\n")
+    assert b'createType="twoGbMaxExtentSparse"' in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (descriptor("monolithicFlat", 'RW 2 FLAT "/etc/shadow" 0'), "not a bare file name"),
+        (descriptor("monolithicFlat", 'RW 2 FLAT "../x" 0'), "not a bare file name"),
+        (descriptor("monolithicFlat", 'RW 2 FLAT "a\\b" 0'), "not a bare file name"),
+        (descriptor("vmfs", 'RW 2 VMFS ".."'), "not a bare file name"),
+        (descriptor("vmfs", "RW 2 VMFS"), "not a bare file name"),
+        (descriptor("vmfsSparse", 'RW 2 VMFSSPARSE "x"'), "extent of type 'VMFSSPARSE'"),
+        (descriptor("fullDevice", 'RW 2 FLAT "x" 0'), "createType 'fullDevice'"),
+        (descriptor("monolithicFlat", "RW 2 ZERO"), "extent of type 'ZERO'"),
+        (descriptor("monolithicFlat", 'NOACCESS 2 FLAT "x" 0'), "neither an assignment nor an extent"),
+        (descriptor("monolithicFlat", 'RW 0 FLAT "x" 0'), "or of empty ones"),
+        (descriptor("monolithicFlat", ""), "VMDK of 0 extents"),
+        (descriptor("vmfs", "\n".join(f'RW 2 VMFS "{number}"' for number in range(1025))), "VMDK of 1025 extents"),
+        (descriptor("vmfs", 'RW 2 VMFS "x"', parent="12345678"), "with a parent"),
+    ],
+)
+def test_several_files_that_are_refused(text: bytes, message: str) -> None:
+    with pytest.raises((InvalidImage, UnsupportedFeature), match=message):
+        parse_extents(text, "disk")
 
 
 def test_messages_are_short() -> None:

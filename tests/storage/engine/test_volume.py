@@ -212,6 +212,61 @@ def test_a_data_file_that_is_in_use_or_missing(pool: Engines, tmp_path: Path) ->
         open_engine_volume(pool, model_volume(path, "qcow2"))
 
 
+@pytest.mark.parametrize("kind", ["monolithicFlat", "twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
+async def test_a_vmdk_of_several_files(pool: Engines, tmp_path: Path, kind: str) -> None:
+    size = 8 * MIB if kind == "monolithicFlat" else (2 << 30) + 8 * MIB
+    content = tmp_path / "content"
+    content.touch()
+    os.truncate(content, size)
+    with content.open("r+b") as file:
+        for offset in (0, MIB + 512, size - 100_000):
+            file.seek(offset)
+            file.write(os.urandom(100_000))
+    path = convert(content, tmp_path / "disk.vmdk", "raw", "vmdk", "-o", f"subformat={kind}")
+    with opened(pool, path) as volume:
+        assert volume.virtual_size == size
+        assert len(volume.identities()) == (2 if kind == "monolithicFlat" else 3)
+        for offset in (0, MIB, size - MIB):
+            with content.open("rb") as file:
+                file.seek(offset)
+                assert await read(volume, offset, MIB) == file.read(MIB)
+        assert sum(volume.extents.lengths) < 4 * MIB
+        (*_, (extent, _)) = volume.identities()
+        os.utime(extent)
+        with pytest.raises(VolumeChanged, match=f"{extent}: the file changed"):
+            await read(volume, 0, MIB)
+    with qemu_holds(path, "-f", "vmdk"), pytest.raises(VolumeBusy):
+        open_engine_volume(pool, model_volume(path, "vmdk"))
+    os.truncate(extent, 4096 if kind == "twoGbMaxExtentSparse" else 4 * MIB)
+    with pytest.raises(InvalidImage):
+        open_engine_volume(pool, model_volume(path, "vmdk"))
+    os.unlink(extent)
+    with pytest.raises(ImageUnavailable, match=rf"{extent}: cannot be opened: .* \(extent of {path}\)"):
+        open_engine_volume(pool, model_volume(path, "vmdk"))
+
+
+async def test_a_vmdk_of_a_parts_of_one_file(pool: Engines, tmp_path: Path) -> None:
+    """As VMware may write it: extents in any order, read-only ones, and a descriptor from Windows."""
+    content = os.urandom(3 * MIB)
+    (tmp_path / "disk-flat.vmdk").write_bytes(content)
+    lines = 'RW 2048 FLAT "disk-flat.vmdk" 4096\r\nRDONLY 2048 FLAT "disk-flat.vmdk" 0\r'
+    (tmp_path / "disk.vmdk").write_bytes(vmdk.descriptor("twoGbMaxExtentFlat", lines))
+    with opened(pool, tmp_path / "disk.vmdk") as volume:
+        assert volume.virtual_size == 2 * MIB
+        assert await read(volume, 0, 2 * MIB) == content[2 * MIB :] + content[:MIB]
+
+
+def test_an_extent_that_names_files_of_the_host(pool: Engines, tmp_path: Path) -> None:
+    """A sparse extent with a descriptor in it, into which QEMU looks when the header says no capacity."""
+    text = vmdk.descriptor("monolithicFlat", 'RW 2 FLAT "/etc/shadow" 0').ljust(20 * 512, b"\0")
+    (tmp_path / "a-s001.vmdk").write_bytes(vmdk.header(0, version=1, flags=3, gd=21, algorithm=0) + text.ljust(MIB))
+    for sectors, message in ((2, "is no sparse extent of 2 sectors"), (0, "or of empty ones")):
+        lines = f'RW {sectors} SPARSE "a-s001.vmdk"'
+        (tmp_path / "a.vmdk").write_bytes(vmdk.descriptor("twoGbMaxExtentSparse", lines))
+        with pytest.raises((InvalidImage, UnsupportedFeature), match=message):
+            open_engine_volume(pool, model_volume(tmp_path / "a.vmdk", "vmdk"))
+
+
 async def test_a_block_device(pool: Engines, tmp_path: Path, image: Path) -> None:
     expected = convert(image, tmp_path / "raw", "vmdk").read_bytes()
     os.truncate(image, -(-image.stat().st_size // 4096) * 4096)
