@@ -31,6 +31,7 @@ class DiskFormat(enum.StrEnum):
 
     RAW = "raw"
     QCOW2 = "qcow2"
+    QCOW = "qcow"
     VMDK = "vmdk"
     VDI = "vdi"
     VHDX = "vhdx"

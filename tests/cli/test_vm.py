@@ -151,7 +151,7 @@ class TestAdd:
         [
             (["--disk", ""], "Invalid value for '--disk': the path is missing"),
             (["--disk", ",format=raw"], "Invalid value for '--disk': the path is missing"),
-            (["--disk", "x,format=dmg"], "format=dmg is not one of raw, qcow2, vmdk, vdi"),
+            (["--disk", "x,format=dmg"], "format=dmg is not one of raw, qcow2, qcow, vmdk, vdi"),
             (["--disk", "x,interface=usb"], "interface=usb is not one of virtio, virtio-scsi, sata, ide"),
             (["--disk", "x,format=raw,format=raw"], "format= is given twice"),
             (

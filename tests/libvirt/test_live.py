@@ -20,6 +20,7 @@ from tests.support.guests import SIZE, CountingGuest, counters, counting_image
 from tests.support.images import convert
 from tests.support.libvirtd import own_libvirt
 from tests.support.mount import mounted
+from tests.support.nbd_servers import writable_disk
 from tests.support.oracles import assert_same_disk, check_qcow2, extract
 from tests.support.pools import eventually
 from tests.support.processes import ovafs, run
@@ -106,6 +107,31 @@ def test_a_copy_of_a_running_guest(libvirt: Libvirt, tmp_path: Path, scratch: Pa
             eventually(lambda: job_of(libvirt, "counts") == "None", "the job ends with its last reader")
             assert list(scratch.rglob("*/*")) == []
     assert list(scratch.iterdir()) == []
+
+
+def test_a_guest_on_a_disk_that_qemu_reads(libvirt: Libvirt, tmp_path: Path, scratch: Path) -> None:
+    """A disk on the network: read as a backup while its guest runs, by a process of ovafs's own afterwards."""
+    image = counting_image(tmp_path / "remote.raw", "raw")
+    with writable_disk(image) as export:
+        guest = CountingGuest(libvirt, "remote", image, "raw", tmp_path, export.path)
+        guest.start()
+        try:
+            guest.wait(100)
+            with mounted(libvirt.uri, tmp_path, f"scratch={scratch}") as mount:
+                file = mount.path / "vms" / "remote.ova"
+                assert file.stat().st_size > SIZE, "what it stores is not known, so it may be all"
+                before = guest.wait(1)
+                run("cp", file, tmp_path / "copy.ova")
+                after = guest.wait(100)
+                assert before <= assert_one_moment(tmp_path / "copy.ova", tmp_path / "x") <= after
+                eventually(lambda: job_of(libvirt, "remote") == "None", "the job ends with its last reader")
+                libvirt.virsh("destroy", "remote")
+                eventually(lambda: file.stat().st_size < SIZE, "now it is asked what it stores")
+                run("cp", file, tmp_path / "later.ova")
+                assert assert_one_moment(tmp_path / "later.ova", tmp_path / "y") >= after
+        finally:
+            libvirt.virsh("destroy", "remote", status=None)
+            libvirt.virsh("undefine", "remote")
 
 
 def test_readers_share_one_moment(libvirt: Libvirt, tmp_path: Path, scratch: Path) -> None:

@@ -33,7 +33,7 @@ def test_a_name_of_another_format_is_not_taken_for_a_raw_disk(tmp_path: Path, na
     path.write_bytes(b"" if name.startswith("empty") else b"QF" + bytes(1000))
     with pytest.raises(UnsupportedFeature, match=f"named {path.suffix} and does not begin as such") as caught:
         choose_format(str(path), None)
-    assert "add format= with raw, qcow2, vmdk" in caught.value.hint
+    assert "add format= with raw, qcow2, qcow, vmdk" in caught.value.hint
     assert choose_format(str(path), DiskFormat.RAW) == DiskFormat.RAW
 
 
@@ -48,7 +48,7 @@ def test_qcow2_that_names_a_backing_file_is_believed_by_its_own_name_only(
         return
     with pytest.raises(UnsupportedFeature, match="could have written") as caught:
         choose_format(str(path), None)
-    assert "add format= with raw, qcow2, vmdk" in caught.value.hint
+    assert "add format= with raw, qcow2, qcow, vmdk" in caught.value.hint
 
 
 def test_what_the_user_says_counts(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_other_formats_are_named(tmp_path: Path) -> None:
     run("qemu-img", "create", "-q", "-f", "vmdk", path, "1M")
     with pytest.raises(UnsupportedFeature, match="format vmdk") as caught:
         choose_format(str(path), None)
-    assert "format= with raw, qcow2, vmdk" in caught.value.hint
+    assert "format= with raw, qcow2, qcow, vmdk" in caught.value.hint
     (path := tmp_path / "a.img.gz").write_bytes(gzip.compress(b"disk"))
     with pytest.raises(UnsupportedFeature, match="format gzip"):
         choose_format(str(path), None)

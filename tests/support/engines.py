@@ -18,7 +18,7 @@ from tests.support.images import convert, scatter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FORMATS = ("vmdk", "vdi", "vhdx", "vpc")
+FORMATS = ("qcow", "vmdk", "vdi", "vhdx", "vpc")
 
 PATIENCE = 20.0
 

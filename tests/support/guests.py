@@ -51,16 +51,25 @@ class Count(NamedTuple):
 
 
 class CountingGuest:
-    """A domain that counts; ``disk`` is its image, ``log`` what its serial port has said."""
+    """A domain that counts; ``disk`` is its image, ``log`` what its serial port has said.
 
-    def __init__(self, libvirt: Libvirt, name: str, disk: Path, form: str, folder: Path) -> None:
+    With a ``socket`` an NBD server on it has the image, and the domain's disk is on the network.
+    """
+
+    def __init__(
+        self, libvirt: Libvirt, name: str, disk: Path, form: str, folder: Path, socket: str | None = None
+    ) -> None:
         self.name = name
         self.disk = disk
         self.log = folder / f"{name}.serial"
         self._libvirt = libvirt
+        kind, source = "file", f"<source file='{disk}'/>"
+        if socket is not None:
+            kind = "network"
+            source = f"<source protocol='nbd'><host transport='unix' socket='{socket}'/></source>"
         libvirt.define(
             name,
-            f"<disk type='file' device='disk'><driver name='qemu' type='{form}'/><source file='{disk}'/>"
+            f"<disk type='{kind}' device='disk'><driver name='qemu' type='{form}'/>{source}"
             f"<target dev='vda' bus='virtio'/></disk><serial type='file'><source path='{self.log}'/></serial>",
         )
 

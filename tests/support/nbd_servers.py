@@ -29,6 +29,13 @@ def qemu_nbd(image: Path, form: str, *options: str) -> Iterator[Export]:
 
 
 @contextlib.contextmanager
+def writable_disk(image: Path) -> Iterator[Export]:
+    """A raw disk that a machine can run on."""
+    with _serving("qemu-nbd", "-t", "-e", "8", "-f", "raw", "-k", "SOCKET", str(image)) as (socket, _):
+        yield Export(socket, "")
+
+
+@contextlib.contextmanager
 def storage_daemon(image: Path, form: str, name: str) -> Iterator[Export]:
     """QEMU's block layer without a machine; its server has names for exports."""
     words = (

@@ -20,7 +20,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from ovafs.errors import ImageError, ReadFailed
+from ovafs.errors import ImageError, ImageUnavailable, InvalidImage, ReadFailed
 from ovafs.storage.engine.place import Place, end_abandoned, usual_base
 from ovafs.storage.engine.process import EngineProcess
 
@@ -277,7 +277,12 @@ class Engine:
         if self._options is None:
             self._descriptors = [_place_of(file) for file in self.served.all_files]
             self._options = self.served.options(self._descriptors[: len(self.served.files)], self._keep)
-        self.process = self._engines.start(self.served, self._options, self._descriptors)
+        try:
+            self.process = self._engines.start(self.served, self._options, self._descriptors)
+        except InvalidImage as error:
+            if self.served.files:
+                raise
+            raise ImageUnavailable(self.path, error.reason, "check the server, and what it serves") from error
 
     def _keep(self, text: bytes) -> int:
         """A file in memory for the process, with this text."""

@@ -7,11 +7,13 @@ lists of files that lie beside the VMDK.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
-from ovafs.errors import InvalidImage
+from ovafs.errors import InvalidImage, UnsupportedFeature
 from ovafs.formats import vdi, vhd
 from ovafs.formats.detect import HEAD_SIZE
+from ovafs.formats.qcow2.header import MAGIC
 from ovafs.formats.vmdk import descriptor as vmdk_descriptor
 from ovafs.formats.vmdk import header as vmdk_header
 from ovafs.model import DiskFormat
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from ovafs.formats.vmdk.descriptor import DescriptorExtent
     from ovafs.storage.source_file import SourceFile
 
+# Magic, version, backing_file_offset; size of its name, time, size of the disk, cluster_bits, l2_bits; crypt_method
+# (QEMU block/qcow.c, struct QCowHeader, big endian).
+_QCOW = struct.Struct(">4sIQ4x4x8x4xI")
 _VHDX_SIGNATURE = b"vhdxfile"
 _LUKS_SIGNATURE = b"LUKS\xba\xbe"
 
@@ -81,6 +86,18 @@ def _check_vhdx(file: SourceFile, head: bytes) -> None:
         raise InvalidImage(file.path, "is recorded as vhdx, but is not a VHDX image")
 
 
+def _check_qcow(file: SourceFile, head: bytes) -> None:
+    if len(head) < _QCOW.size:
+        raise InvalidImage(file.path, "qcow header is cut off")
+    magic, version, backing_offset, crypt_method = _QCOW.unpack_from(head)
+    if magic != MAGIC or version != 1:
+        raise InvalidImage(file.path, "is recorded as qcow, but is not a qcow image of version 1")
+    if backing_offset:
+        raise UnsupportedFeature(file.path, "qcow image with a backing file", "convert it with 'qemu-img convert'")
+    if crypt_method:
+        raise UnsupportedFeature(file.path, "encryption of a qcow image", "convert it with 'qemu-img convert'")
+
+
 def _check_luks(file: SourceFile, head: bytes) -> None:
     if not head.startswith(_LUKS_SIGNATURE):
         raise InvalidImage(file.path, "is recorded as luks, but does not begin with a LUKS header")
@@ -93,6 +110,7 @@ def _check_vpc(file: SourceFile, head: bytes) -> None:
 
 
 _CHECKS: dict[DiskFormat, Callable[[SourceFile, bytes], None]] = {
+    DiskFormat.QCOW: _check_qcow,
     DiskFormat.VMDK: _check_vmdk,
     DiskFormat.VDI: _check_vdi,
     DiskFormat.VHDX: _check_vhdx,

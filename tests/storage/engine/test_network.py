@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ovafs.errors import ImageUnavailable, InvalidImage, ReadFailed, UnsupportedFeature
+from ovafs.errors import ImageUnavailable, ReadFailed, UnsupportedFeature
 from ovafs.storage.engine import process as process_module
 from ovafs.storage.engine.volume import open_engine_volume
 from tests.support.engines import engines, model_volume
@@ -79,14 +79,17 @@ def test_a_certificate_that_nobody_vouches_for(pool: Engines, tmp_path: Path, im
     words = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1")
     run(*words, "-keyout", tmp_path / "key", "-out", tmp_path / "certificate")
     pem.write_bytes((tmp_path / "key").read_bytes() + (tmp_path / "certificate").read_bytes())
-    with http(image, pem) as location, pytest.raises(InvalidImage, match=r"QEMU cannot read it: CURL: .*certificate"):
+    with (
+        http(image, pem) as location,
+        pytest.raises(ImageUnavailable, match=r"QEMU cannot read it: CURL: .*certificate"),
+    ):
         open_engine_volume(pool, model_volume(location, "raw"))
 
 
 @pytest.mark.parametrize("protocol", ["nbd", "http", "iscsi"])
 def test_nobody_there(pool: Engines, protocol: str) -> None:
     location = f"{protocol}://127.0.0.1:{free_port()}/iqn.2024-01.org.example:disk/1"
-    with pytest.raises(InvalidImage, match=rf"{location}: QEMU cannot read it: .*([Cc]onnect|refused)"):
+    with pytest.raises(ImageUnavailable, match=rf"{location}: QEMU cannot .*([Cc]onnect|refused).*; check the server"):
         open_engine_volume(pool, model_volume(location, "raw"))
 
 

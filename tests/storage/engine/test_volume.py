@@ -284,6 +284,7 @@ def test_an_image_of_another_format(pool: Engines, tmp_path: Path) -> None:
     path = foreign_image(tmp_path, "vdi")
     for form, message in (
         ("vmdk", "not a VMDK"),
+        ("qcow", "is not a qcow image of version 1"),
         ("vhdx", "is not a VHDX image"),
         ("vpc", "not a VHD"),
     ):
@@ -322,6 +323,15 @@ def test_an_image_that_is_a_difference_to_another(pool: Engines, tmp_path: Path,
     run("qemu-img", "create", "-q", "-f", "vmdk", "-b", image, "-F", "vmdk", child)
     with pytest.raises(UnsupportedFeature, match="with a parent"):
         open_engine_volume(pool, model_volume(child, "vmdk"))
+
+
+def test_a_qcow_image_with_a_backing_file(pool: Engines, tmp_path: Path) -> None:
+    base = foreign_image(tmp_path, "qcow")
+    run("qemu-img", "create", "-q", "-f", "qcow", "-b", base, "-F", "qcow", tmp_path / "child.qcow")
+    with pytest.raises(UnsupportedFeature, match="qcow image with a backing file"):
+        open_engine_volume(pool, model_volume(tmp_path / "child.qcow", "qcow"))
+    with pytest.raises(InvalidImage, match="is not a qcow image"):
+        open_engine_volume(pool, model_volume(create(tmp_path / "two.qcow2", MIB), "qcow"))
 
 
 def test_what_qemu_says_is_in_the_message(pool: Engines, tmp_path: Path) -> None:
