@@ -18,7 +18,8 @@ from ovafs.cli.output import print_json
 from ovafs.cli.path_argument import PathArgument
 from ovafs.cli.progress import progress_bar
 from ovafs.errors import ExportFailed, OvafsError, VolumeChanged
-from ovafs.inventory.source import open_inventory, selection_for
+from ovafs.inventory.inventory import BackupSettings, Freeze
+from ovafs.inventory.source import is_uri, open_inventory, selection_for
 from ovafs.model import MachineKind
 from ovafs.storage.engine.engines import Engines
 from ovafs.storage.map_cache import MapCache
@@ -52,6 +53,7 @@ class _Arguments(NamedTuple):
     resume: bool
     force: bool
     template: bool
+    freeze: str
     quiet: bool
     as_json: bool
 
@@ -63,6 +65,13 @@ class _Arguments(NamedTuple):
 @click.option("--resume", is_flag=True, help="Go on with an interrupted export, if there is one.")
 @click.option("--force", is_flag=True, help="Replace DEST.ova if it exists, once the export is complete.")
 @click.option("--template", is_flag=True, help="NAME is a template.")
+@click.option(
+    "--freeze",
+    type=click.Choice([one.value for one in Freeze]),
+    default=Freeze.AUTO.value,
+    show_default=True,
+    help="File systems of a guest that runs, while its backup begins: if its agent can, never, or not without.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress and no result.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export(**arguments: object) -> None:
@@ -81,9 +90,10 @@ def export(**arguments: object) -> None:
     """
     wanted = _Arguments(**arguments)  # type: ignore[arg-type]  # click passes exactly these
     with contextlib.ExitStack() as stack:
-        inventory = stack.enter_context(
-            contextlib.closing(open_inventory(wanted.source, selection_for(wanted.source, wanted.name)))
-        )
+        selection, backups = selection_for(wanted.source, wanted.name), BackupSettings(freeze=Freeze(wanted.freeze))
+        if backups != BackupSettings() and not is_uri(wanted.source):
+            raise click.UsageError("--freeze is for running machines, which libvirt has")
+        inventory = stack.enter_context(contextlib.closing(open_inventory(wanted.source, selection, backups)))
         machine = inventory.find(wanted.name, MachineKind.TEMPLATE if wanted.template else None)
         destination = _destination(wanted.destination, inventory, machine)
         cache = MapCache(os.path.join(inventory.cache_dir, "maps.sqlite") if inventory.cache_dir else None)

@@ -19,7 +19,7 @@ from ovafs.fuse.control_operations import ControlOperations
 from ovafs.fuse.drop_operations import DropOperations
 from ovafs.fuse.operations import Operations, Ownership
 from ovafs.fuse.options import MountOptions, options_document, parse_options
-from ovafs.inventory.inventory import ScratchSpace
+from ovafs.inventory.inventory import BackupSettings
 from ovafs.inventory.pool import Pool
 from ovafs.inventory.source import is_uri, open_destination, open_inventory
 from ovafs.storage.engine.engines import Engines
@@ -94,6 +94,7 @@ def _mount(source: str, mountpoint: str, options: MountOptions, *, foreground: b
 
 _FOR_LIBVIRT = {
     "backup_age": "running machines",
+    "freeze": "running machines",
     "scratch": "running machines",
     "scratch_reserve": "running machines",
     "adapt": "machines that are to run",
@@ -108,7 +109,8 @@ def _inventory(source: str, options: MountOptions) -> Inventory:
         for name, what in _FOR_LIBVIRT.items():
             if getattr(options, name) != getattr(usual, name):
                 raise SourceError(f"{source}: the option {name!r} is for {what}, which libvirt has")
-    return open_inventory(source, options.selection, ScratchSpace(options.scratch, options.scratch_reserve))
+    backups = BackupSettings(options.scratch, options.scratch_reserve, options.freeze)
+    return open_inventory(source, options.selection, backups)
 
 
 def _needed_paths(inventory: Inventory, destination: Destination | None, options: MountOptions) -> Iterator[str]:

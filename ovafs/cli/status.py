@@ -139,6 +139,7 @@ def _open_line(one: OpenMachine) -> str:
         return text
     used = format_size(one.backup.scratch_used)
     text += f"; it runs, so a backup job holds it since {_time(one.backup.since)}, scratch {used}"
+    text += ", begun with frozen file systems" if one.backup.frozen else ""
     return f"{text}; failed: {one.backup.failure}" if one.backup.failure else text
 
 

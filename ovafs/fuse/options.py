@@ -17,6 +17,7 @@
 | pool= | storage pool of libvirt that uploads land in; default: the one called default |
 | pin= | what keeps the images of an open file as they are: lock (default), or reflink, which lets them be written to |
 | backup_age= | how long who comes later reads a running machine's backup that is open; a duration, default 1h |
+| freeze= | file systems of guests while their backup begins: auto (default: if their agents can), never, or require |
 | scratch= | directory for what running machines overwrite while they are copied; default: in the state directory |
 | scratch_reserve= | room that always stays free there: copies are given up before; a size, default 1GiB |
 | spool_limit= | how much of one upload may wait because bytes before it have not come; a size, default 1GiB |
@@ -44,6 +45,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ovafs.errors import InvalidChoices, MountFailed
+from ovafs.inventory.inventory import Freeze
 from ovafs.inventory.selection import Selection
 from ovafs.transfer.adapt.adapter import LONGEST_CONVERSION
 from ovafs.transfer.adapt.policy import Adapt
@@ -86,6 +88,7 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     pool: str | None = None
     pin: Pin = Pin.LOCK
     backup_age: float = BACKUP_AGE
+    freeze: Freeze = Freeze.AUTO
     scratch: str | None = None
     scratch_reserve: int = GIB
     spool_limit: int = GIB
@@ -191,6 +194,7 @@ _PARSERS: dict[str, Callable[[str], int | float | str]] = {
     "pool": str,
     "pin": _one_of(Pin),
     "backup_age": parse_duration,
+    "freeze": _one_of(Freeze),
     "scratch": os.path.abspath,
     "scratch_reserve": parse_size,
     "spool_limit": parse_size,

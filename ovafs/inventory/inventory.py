@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ovafs.units import GIB
@@ -34,14 +35,24 @@ class Snapshot(NamedTuple):
     damaged: list[DamagedMachine]
 
 
-class ScratchSpace(NamedTuple):
-    """Where backups of running machines keep what guests overwrite: a directory (None: the source's own choice).
+class Freeze(enum.StrEnum):
+    """Whether the file systems of a guest are frozen while its backup begins: if its agent can do that, or must."""
 
-    ``reserve`` bytes of its file system stay free: a backup is given up before a guest could be harmed.
+    AUTO = "auto"
+    NEVER = "never"
+    REQUIRE = "require"
+
+
+class BackupSettings(NamedTuple):
+    """How running machines are backed up.
+
+    ``scratch`` is the directory for what guests overwrite meanwhile (None: the source's own choice); ``reserve`` bytes
+    of its file system stay free: a backup is given up before a guest could be harmed.
     """
 
-    directory: str | None = None
+    scratch: str | None = None
     reserve: int = GIB
+    freeze: Freeze = Freeze.AUTO
 
 
 class Backup(Protocol):
@@ -60,6 +71,11 @@ class Backup(Protocol):
     @property
     def began(self) -> float:
         """The moment, in seconds since 1970."""
+        ...
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the guest's file systems stood still at that moment: else it is what a power cut would have left."""
         ...
 
     @property

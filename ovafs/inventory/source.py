@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ovafs.errors import SourceError
-from ovafs.inventory.inventory import ScratchSpace
+from ovafs.inventory.inventory import BackupSettings
 from ovafs.inventory.pool import Pool
 from ovafs.inventory.selection import Selection
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 ALL = Selection()
-OWN_SCRATCH = ScratchSpace()
+USUAL = BackupSettings()
 
 
 def is_uri(source: str) -> bool:
@@ -34,11 +34,11 @@ def selection_for(source: str, name: str | None) -> Selection:
     return Selection(snapshots=is_uri(source) and "@" in (name or ""))
 
 
-def open_inventory(source: str, selection: Selection = ALL, scratch: ScratchSpace = OWN_SCRATCH) -> Inventory:
+def open_inventory(source: str, selection: Selection = ALL, backups: BackupSettings = USUAL) -> Inventory:
     """The inventory behind ``source``: a pool directory, or what libvirt has behind a URI; all of it. Close it.
 
     Of ``selection`` only what tells templates counts here; ``selection.of()`` the inventory is what is to be shown.
-    ``scratch`` is for backups of machines that run, which a pool has not.
+    ``backups`` is about machines that run, which a pool has not.
 
     Raises SourceError.
     """
@@ -46,7 +46,7 @@ def open_inventory(source: str, selection: Selection = ALL, scratch: ScratchSpac
         # Imported for those who use it: the library behind it is an extra, and loads slowly.
         from ovafs.inventory.libvirt.inventory import LibvirtInventory  # noqa: PLC0415
 
-        return LibvirtInventory(source, selection.is_template, scratch, snapshots=selection.snapshots)
+        return LibvirtInventory(source, selection.is_template, backups, snapshots=selection.snapshots)
     if selection.templates:
         raise SourceError(f"{source}: a pool knows its templates; the option 'templates' is for libvirt")
     if selection.snapshots:

@@ -48,11 +48,13 @@ class OpenBackup(msgspec.Struct, frozen=True, kw_only=True):
     """The backup that a running machine is read from: since when its administrator waits with snapshots and the like.
 
     ``scratch_used`` are the bytes that the guest has overwritten since. ``failure``: why it has ended, or "".
+    ``frozen``: whether the guest's file systems stood still at its moment.
     """
 
     since: float
     scratch_used: int
     failure: str
+    frozen: bool = False
 
 
 class OpenMachine(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +152,10 @@ def _open_machine(file: OpenFile) -> OpenMachine:
     machine, backup = file.machine, None
     if file.backup is not None:
         backup = OpenBackup(
-            since=file.backup.began, scratch_used=file.backup.scratch_used, failure=_text(file.backup.failure)
+            since=file.backup.began,
+            scratch_used=file.backup.scratch_used,
+            failure=_text(file.backup.failure),
+            frozen=file.backup.is_frozen,
         )
     return OpenMachine(
         name=_text(machine.name), kind=machine.kind, uuid=machine.uuid, readers=file.readers, backup=backup

@@ -6,6 +6,7 @@ import pytest
 
 from ovafs.errors import MountFailed
 from ovafs.fuse.options import MountOptions, options_document, parse_options
+from ovafs.inventory.inventory import Freeze
 from ovafs.inventory.selection import Selection
 from ovafs.transfer.adapt.policy import Adapt
 from ovafs.transfer.packager import Pin
@@ -44,6 +45,7 @@ def test_choices_for_libvirt() -> None:
     options = parse_options(("backup_age=90m,scratch=/var/../srv/scratch,scratch_reserve=8GiB,pin=reflink",))
     assert (options.backup_age, options.scratch, options.scratch_reserve) == (5400.0, "/srv/scratch", 8 << 30)
     assert options.pin is Pin.REFLINK
+    assert (options.freeze, parse_options(("freeze=require",)).freeze) == (Freeze.AUTO, Freeze.REQUIRE)
     options = parse_options(("adapt=v2v,adapt_limit=90m",))
     assert (options.adapt, options.adapt_limit) == (Adapt.V2V, 5400.0)
     options = parse_options(("include=web*,snapshots", "tag=nightly,tag=weekly,templates=base,exclude=old"))

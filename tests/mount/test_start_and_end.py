@@ -166,7 +166,16 @@ def test_unknown_options_are_refused_by_name(pool: PoolBuilder, mount_point: Pat
 
 @pytest.mark.parametrize(
     "option",
-    ["scratch=/tmp", "scratch_reserve=2GiB", "backup_age=2h", "adapt=v2v", "adapt_limit=1h", "tag=x", "snapshots"],
+    [
+        "scratch=/tmp",
+        "scratch_reserve=2GiB",
+        "backup_age=2h",
+        "freeze=require",
+        "adapt=v2v",
+        "adapt_limit=1h",
+        "tag=x",
+        "snapshots",
+    ],
 )
 def test_options_that_would_do_nothing_are_refused(pool: PoolBuilder, mount_point: Path, option: str) -> None:
     result = ovafs("mount", pool.path, mount_point, "-o", option, status=MOUNT_FAILED)

@@ -63,6 +63,7 @@ def test_what_a_mount_is(place: Place) -> None:
     assert said["open"] == []
     assert said["drop"] == {
         "uploads": [],
+        "adapting": [],
         "ended": [],
         "allocated": 0,
         "spool_limit": 1 << 30,

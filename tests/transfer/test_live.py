@@ -46,6 +46,7 @@ class QemuBackup:
         self.failure = ""
         self.began = time.time()
         self.scratch_used = 0
+        self.is_frozen = False
         self.is_ended = False
 
     def look(self) -> str:

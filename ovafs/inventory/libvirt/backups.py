@@ -23,7 +23,16 @@ from lxml import etree
 from ovafs.errors import NoSpace, SourceError, StaleHandle
 from ovafs.formats.domain.read import read_domain
 from ovafs.formats.nbd import Export
-from ovafs.inventory.libvirt.jobs import RunningJob, Scratch, begin_job, end_job, running_jobs, scratch_used
+from ovafs.inventory.libvirt.freezing import frozen, has_left, thaw_left
+from ovafs.inventory.libvirt.jobs import (
+    RunningJob,
+    Scratch,
+    begin_job,
+    check_idle,
+    end_job,
+    running_jobs,
+    scratch_used,
+)
 from ovafs.inventory.libvirt.machines import disk_targets
 from ovafs.inventory.libvirt.scratch import ScratchDirectory, abandoned
 from ovafs.units import format_size
@@ -31,6 +40,7 @@ from ovafs.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ovafs.inventory.inventory import BackupSettings
     from ovafs.inventory.libvirt.connection import Connection
     from ovafs.model import Machine
 
@@ -47,8 +57,11 @@ _OWNER = re.compile(r"\+?(\d+):\+?(\d+)")
 class Backup:
     """A backup that runs; ``exports`` are its disks in the machine's order. ``began`` is in seconds since 1970."""
 
-    def __init__(self, backups: Backups, name: str, job: RunningJob, exports: Sequence[Export]) -> None:
+    def __init__(
+        self, backups: Backups, name: str, job: RunningJob, exports: Sequence[Export], *, is_frozen: bool
+    ) -> None:
         self.exports = tuple(exports)
+        self.is_frozen = is_frozen
         self.began = time.time()
         self.scratch_used = 0
         self.failure = ""
@@ -118,11 +131,12 @@ class Backup:
 class Backups:
     """The backups of one source; their scratch files lie below ``base``, where ``reserve`` bytes are left free."""
 
-    def __init__(self, connection: Connection, source_id: str, base: str, reserve: int) -> None:
-        """``source_id`` is the UUID of the source: other sources may have their files below ``base``, too."""
+    def __init__(self, connection: Connection, source_id: str, settings: BackupSettings) -> None:
+        """``source_id`` is the UUID of the source: other sources may have the same scratch directory, too."""
         self.connection = connection
-        self.base = base
-        self.reserve = reserve
+        self.base = settings.scratch or ""
+        self.reserve = settings.reserve
+        self._freeze = settings.freeze
         self._prefix = f"jobs-{source_id[:8]}-"
         uri = urlsplit(connection.canonical_uri)
         self.is_possible = uri.scheme.partition("+")[0] == "qemu" and not uri.hostname
@@ -134,8 +148,8 @@ class Backups:
     def begin(self, machine: Machine) -> Backup:
         """Begin a backup of all disks of a machine that runs.
 
-        Raises StaleHandle (it does not run any more, or has other disks now), VolumeBusy (libvirt works on it),
-        NoSpace (for scratch files), SourceError.
+        Raises StaleHandle (it does not run any more, or has other disks now), VolumeBusy (libvirt works on it, or its
+        file systems must be frozen and cannot be), NoSpace (for scratch files), SourceError.
         """
         listing = self.connection.list_domains(lambda uuid: uuid == machine.uuid)
         texts = [domain for domain in listing.texts if domain.is_active]
@@ -152,8 +166,10 @@ class Backups:
         path = directory.new_path()
         job = RunningJob(machine.uuid, path)
         names = [targets[disk.uuid] for disk in machine.disks]
-        begin_job(self.connection, job, [Scratch(name, f"{path}-{name}") for name in names])
-        backup = Backup(self, machine.name, job, [Export(path, name) for name in names])
+        check_idle(self.connection, machine.uuid)  # before its guest is frozen
+        with frozen(self.connection, machine.uuid, self._freeze, directory.path) as is_frozen:
+            begin_job(self.connection, job, [Scratch(name, f"{path}-{name}") for name in names])
+        backup = Backup(self, machine.name, job, [Export(path, name) for name in names], is_frozen=is_frozen)
         with self._lock:
             self._running.add(backup)
         backup.watch()
@@ -169,6 +185,12 @@ class Backups:
                     if os.path.dirname(job.socket) in directories:
                         log.warning("a backup job of domain %s was left over; it is ended", job.domain)
                         end_job(self.connection, job)
+                for directory in list(directories):
+                    try:
+                        thaw_left(self.connection, directory)
+                    except SourceError as error:
+                        log.warning("it stays so for now: %s", error.summary)
+                        directories.remove(directory)
         except (OSError, SourceError) as error:
             log.warning("%s: backup jobs that may be left over are not looked at: %s", self.base, error)
 
@@ -191,7 +213,7 @@ class Backups:
         with self._lock:
             directory, self._directory = self._directory, None
         if directory is not None and not self._running:
-            directory.close()
+            directory.close(keep=has_left(directory.path))
 
     def _open_directory(self) -> ScratchDirectory:
         with self._lock:

@@ -208,6 +208,19 @@ class Connection:
         with self._lock, self._errors(hint):
             yield self._alive()
 
+    @contextlib.contextmanager
+    def talk_apart(self) -> Iterator[libvirt.virConnect]:
+        """For calls that may wait for a guest, on a connection of their own: nobody waits with them.
+
+        Raises SourceError.
+        """
+        with self._errors():
+            opened = libvirt.open(self.uri)
+            try:
+                yield opened
+            finally:
+                opened.close()
+
     def find(self, opened: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:
         """The domain with this UUID, for who talks; None if there is none."""
         try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ovafs.errors import InvalidDefinition, MachineNotFound, SourceError
 from ovafs.formats.domain.read import VolumeSource, read_domain
-from ovafs.inventory.inventory import DamagedMachine, ScratchSpace, Snapshot
+from ovafs.inventory.inventory import BackupSettings, DamagedMachine, Snapshot
 from ovafs.inventory.libvirt.backups import Backups
 from ovafs.inventory.libvirt.connection import RECONNECT_SECONDS, Connection
 from ovafs.inventory.libvirt.definition_times import DefinitionTimes
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 30.0
 
-_OWN_SCRATCH = ScratchSpace()
+_USUAL = BackupSettings()
 
 
 class _Known(NamedTuple):
@@ -59,7 +59,7 @@ class LibvirtInventory:
         self,
         uri: str,
         is_template: Callable[[str], bool] = lambda _: False,
-        scratch: ScratchSpace = _OWN_SCRATCH,
+        backups: BackupSettings = _USUAL,
         *,
         snapshots: bool = False,
     ) -> None:
@@ -76,8 +76,8 @@ class LibvirtInventory:
         self._read_all_at = float("-inf")
         self._made = 0
         self._last: Snapshot | None = None
-        base = os.path.abspath(scratch.directory or os.path.join(_state_home(), "scratch"))
-        self._backups = Backups(self.connection, self.source_id, base, scratch.reserve)
+        base = os.path.abspath(backups.scratch or os.path.join(_state_home(), "scratch"))
+        self._backups = Backups(self.connection, self.source_id, backups._replace(scratch=base))
 
     @property
     def statvfs_path(self) -> str:

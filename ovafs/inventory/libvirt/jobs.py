@@ -57,14 +57,24 @@ def begin_job(connection: Connection, job: RunningJob, disks: Sequence[Scratch])
     Raises VolumeBusy (another job runs), StaleHandle (the domain does not run), SourceError.
     """
     with connection.talk(_HINT) as opened:
-        domain = connection.find(opened, job.domain)
-        if domain is None or not domain.isActive():
-            raise StaleHandle(f"domain {job.domain} was stopped since it was looked up")
-        if domain.jobInfo()[0] != _NO_JOB:
-            raise VolumeBusy(
-                domain.name(), "libvirt works on this domain", "wait until that is done, see 'virsh domjobinfo DOMAIN'"
-            )
-        domain.backupBegin(_job_text(job.socket, disks), None)
+        _idle_domain(connection, opened, job.domain).backupBegin(_job_text(job.socket, disks), None)
+
+
+def check_idle(connection: Connection, uuid: str) -> None:
+    """Raise VolumeBusy (another job of the domain runs), StaleHandle (it does not run), SourceError."""
+    with connection.talk() as opened:
+        _idle_domain(connection, opened, uuid)
+
+
+def _idle_domain(connection: Connection, opened: libvirt.virConnect, uuid: str) -> libvirt.virDomain:
+    domain = connection.find(opened, uuid)
+    if domain is None or not domain.isActive():
+        raise StaleHandle(f"domain {uuid} was stopped since it was looked up")
+    if domain.jobInfo()[0] != _NO_JOB:
+        raise VolumeBusy(
+            domain.name(), "libvirt works on this domain", "wait until that is done, see 'virsh domjobinfo DOMAIN'"
+        )
+    return domain
 
 
 def end_job(connection: Connection, job: RunningJob) -> bool:

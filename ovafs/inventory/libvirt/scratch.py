@@ -59,9 +59,10 @@ class ScratchDirectory:
         status = os.statvfs(self.path)
         return status.f_bavail * status.f_frsize
 
-    def close(self) -> None:
-        """Remove it with all that is in it; idempotent."""
-        shutil.rmtree(self.path, ignore_errors=True)
+    def close(self, *, keep: bool = False) -> None:
+        """Remove it with all that is in it, or ``keep`` it for the next process to look at; idempotent."""
+        if not keep:
+            shutil.rmtree(self.path, ignore_errors=True)
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -69,7 +70,7 @@ class ScratchDirectory:
 
 @contextlib.contextmanager
 def abandoned(base: str, prefix: str) -> Iterator[list[str]]:
-    """The directories ``base/prefix…`` whose processes are gone; after the ``with`` block they are removed.
+    """The directories ``base/prefix…`` whose processes are gone; those that are left in the list are removed then.
 
     Raises OSError when ``base`` cannot be read.
     """

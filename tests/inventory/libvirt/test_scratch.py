@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ovafs.errors import SourceError, StaleHandle
-from ovafs.inventory.inventory import ScratchSpace
+from ovafs.inventory.inventory import BackupSettings
 from ovafs.inventory.libvirt.backups import _qemu_owner
 from ovafs.inventory.libvirt.inventory import LibvirtInventory
 from ovafs.inventory.libvirt.scratch import ScratchDirectory, abandoned
@@ -117,7 +117,7 @@ def test_only_what_qemu_runs_can_be_backed_up(tmp_path: Path) -> None:
 
 def test_a_domain_that_does_not_run_has_no_backup(tmp_path: Path) -> None:
     uri = write_node(tmp_path / "node.xml", [domain_xml("web")])
-    with contextlib.closing(LibvirtInventory(uri, scratch=ScratchSpace(str(tmp_path / "s")))) as inventory:
+    with contextlib.closing(LibvirtInventory(uri, backups=BackupSettings(str(tmp_path / "s")))) as inventory:
         (machine,) = inventory.machines()
         assert not inventory.can_back_up(machine)
         with pytest.raises(StaleHandle, match="web: it was stopped, or its disks changed, since it was looked up"):
