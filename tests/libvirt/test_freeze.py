@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.support.libvirtd import Libvirt
 
-pytestmark = pytest.mark.libvirt
+pytestmark = [pytest.mark.libvirt, pytest.mark.timeout(2400)]  # an emulated guest takes its time
 
 BOOT_SECONDS = 400.0
 

@@ -70,7 +70,9 @@ def test_domains_are_machines(inventory: LibvirtInventory, tmp_path: Path) -> No
 def test_a_domain_that_cannot_be_shown_is_listed_with_the_reason(inventory: LibvirtInventory) -> None:
     (damaged,) = inventory.snapshot().damaged
     assert damaged.name == "ceph"
-    assert damaged.reason == "disk vda is of the type 'network' (rbd), which is not supported"
+    assert damaged.reason.startswith(
+        "disk vda cannot be read: the protocol 'rbd' is not supported; disks can be read by "
+    )
     with pytest.raises(InvalidDefinition, match="ceph: disk vda"):
         inventory.find("ceph")
 
