@@ -154,4 +154,4 @@ def test_the_commands_take_a_uri(uri: str) -> None:
     checked = ovafs("check", uri, status=1).stdout
     assert "web: ok" in checked
     assert "not in the .ova: cdrom drive sda (empty)" in checked
-    assert "ceph: broken: its definition is damaged: disk vda is of the type 'network' (rbd)" in checked
+    assert "ceph: broken: its definition is damaged: disk vda cannot be read: the protocol 'rbd'" in checked
