@@ -113,7 +113,9 @@ def test_a_block_device_is_warned_of(pool: PoolBuilder) -> None:
         pool.add("web", Image(device, "raw"))
         result = ovafs("check", pool.path)
     assert result.stdout.startswith("web: ok, ")
-    assert result.stdout.endswith("; warning: a block device or a disk on the network can change unnoticed; keep the machine stopped\n")
+    assert result.stdout.endswith(
+        "; warning: a block device or a disk on the network can change unnoticed; keep the machine stopped\n"
+    )
 
 
 def test_reading_finds_what_the_tables_do_not_show(pool: PoolBuilder) -> None:
