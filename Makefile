@@ -4,11 +4,13 @@
 #   VENV=folder     the virtual environment                (default .venv)
 #   PYTHON=program  the Python to make it with             (default: a Python >= 3.11 on PATH, or Debian's)
 #   MINUTES=number  how long to fuzz
+#   WORKERS=number  how many processes run tests            (default 2)
 #   ARGS=words      passed on to pytest or the benchmark   (make test ARGS="-k qcow2 -x")
 
 VENV ?= .venv
 ARGS ?=
 MINUTES ?= 20
+WORKERS ?= 2
 BIN := $(VENV)/bin
 SETUP := VENV="$(VENV)" PYTHON="$(PYTHON)" .ci/setup
 
@@ -27,7 +29,7 @@ demo-libvirt: ## copy a machine that runs, under a libvirt of its own, and start
 
 test: ## run the tests, layer by layer (those marked slow: ARGS="-m slow")
 	@$(SETUP) test
-	@$(BIN)/pytest -m "not slow and not libvirt" $(ARGS)
+	@$(BIN)/pytest -m "not slow and not libvirt" -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-libvirt: ## run the tests that need a hypervisor: libvirtd and QEMU, of their own
 	@$(SETUP) libvirt

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.drop import MIB, Place, place_in
+from tests.support.mount import PATIENCE
 from tests.support.pools import eventually
 from tests.support.processes import ENVIRONMENT, run
 
@@ -103,10 +104,12 @@ def test_rsync_is_interrupted_and_called_again(place: Place, how: str) -> None:
         ["rsync", "-a", "--bwlimit=1M", *how.split(), str(source), str(target)],
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     ) as rsync:
         eventually(lambda: _largest(place.drop) > MIB, "rsync writes")
         rsync.send_signal(signal.SIGINT)
+        # The receiver, a process of its own, renames the partial file; all have ended when nobody has their stderr.
+        rsync.communicate(timeout=PATIENCE)
     assert place.machines() == []
     run("rsync", "-a", *how.split(), source, target)
     place.assert_imported("web")

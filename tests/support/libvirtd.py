@@ -32,6 +32,14 @@ _FOLDERS = {
 }
 
 
+# A copy of somebody's mount in this namespace would keep its file system, and so its process, from ending.
+_NO_FUSE = r"""
+while read -r _ place kind _; do
+    case $kind in fuse*) umount -l "$(printf %b "$place")" || true ;; esac
+done </proc/self/mounts
+"""
+
+
 # Without /dev/kvm: guests are to be emulated wherever the tests run. (One that is there and does not work makes libvirt
 # look for QEMU's capabilities again at every question, which takes a minute.)
 _OWN_DEVICES = """
@@ -112,7 +120,7 @@ def own_libvirt(folder: Path, user: str = "root") -> Iterator[Libvirt]:
     with (folder / "etc/qemu.conf").open("a") as settings:
         settings.write(f'user = "{user}"\ngroup = "{user}"\n')
     binds = [f"mkdir -p {place} && mount --bind {folder / name} {place}" for name, place in _FOLDERS.items()]
-    script = "\n".join([*binds, f"dev={folder / 'dev'}", _OWN_DEVICES, f"pid={libvirt.pid_file}", _DAEMON])
+    script = "\n".join([_NO_FUSE, *binds, f"dev={folder / 'dev'}", _OWN_DEVICES, f"pid={libvirt.pid_file}", _DAEMON])
     with started("unshare", "-m", "bash", "-ec", script, log=folder / "libvirtd.log") as process:
         _wait(libvirt, process)
         try:
