@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import bz2
 import os
 import re
 from typing import TYPE_CHECKING
@@ -103,10 +105,18 @@ def test_every_bus_boots(libvirt: Libvirt, tmp_path: Path, interface: str, board
 def test_firmware_of_the_host_starts(libvirt: Libvirt, tmp_path: Path, firmware: str) -> None:
     """The guest is none for UEFI: the firmware itself is what starts, with variables of the domain's own."""
     ovafs("import", "--adapt=never", libvirt.uri, package(tmp_path, firmware, "qcow2"), "--firmware", firmware)
+    variables = tmp_path / f"{firmware}_VARS.fd"  # libvirt's own place is in its mount namespace
+    definition = tmp_path / "domain.xml"
+    text = libvirt.virsh("dumpxml", "--inactive", firmware)
+    definition.write_text(text.replace("</os>", f"<nvram>{variables}</nvram></os>"))
+    libvirt.virsh("define", definition)
     libvirt.virsh("start", firmware)
     assert libvirt.virsh("domstate", firmware).strip() == "running"
-    assert "_VARS.fd" in libvirt.virsh("dumpxml", firmware)
+    assert f">{variables}</nvram>" in libvirt.virsh("dumpxml", firmware)
     libvirt.virsh("destroy", firmware)
+    ovafs("export", libvirt.uri, firmware, tmp_path / "out.ova")
+    packed = run("tar", "-xOf", tmp_path / "out.ova", "nvram.dat").stdout
+    assert bz2.decompress(base64.b64decode(packed.removeprefix("=0="))) == variables.read_bytes()
 
 
 def test_what_is_refused_or_lost_leaves_nothing(libvirt: Libvirt, tmp_path: Path) -> None:

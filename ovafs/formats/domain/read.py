@@ -103,7 +103,8 @@ class DomainNic(NamedTuple):
 class Domain(NamedTuple):
     """What a domain's definition says; ``memory`` in bytes. ``left_out`` says in words what is not in here.
 
-    ``tags`` are words by which an administrator groups domains.
+    ``tags`` are words by which an administrator groups domains; ``variables`` is the path of the firmware's, which need
+    not be there yet.
     """
 
     uuid: str
@@ -118,6 +119,7 @@ class Domain(NamedTuple):
     nics: tuple[DomainNic, ...]
     left_out: tuple[str, ...]
     tags: frozenset[str]
+    variables: str = ""
 
 
 def read_domain(text: str) -> Domain:
@@ -126,8 +128,7 @@ def read_domain(text: str) -> Domain:
     left_out: list[str] = []
     disks = tuple(_disks(root, left_out))
     nics = tuple(_nics(root, left_out))
-    if root.find("os/nvram") is not None:
-        left_out.append("the firmware's variables (NVRAM)")
+    variables = _variables(root, left_out)
     if root.find("devices/tpm") is not None:
         left_out.append("the TPM and its state")
     return Domain(
@@ -143,6 +144,7 @@ def read_domain(text: str) -> Domain:
         nics=nics,
         left_out=tuple(left_out),
         tags=frozenset((element.text or "").strip() for element in root.iterfind(f"metadata//{{{NAMESPACE}}}tag")),
+        variables=variables,
     )
 
 
@@ -201,6 +203,18 @@ def _firmware(root: etree._Element) -> Firmware:
     secure = root.find("os/firmware/feature[@name='secure-boot'][@enabled='yes']") is not None
     secure = secure or (loader is not None and loader.get("secure") == "yes")
     return Firmware.UEFI_SECURE if secure else Firmware.UEFI
+
+
+def _variables(root: etree._Element, left_out: list[str]) -> str:
+    """The path of the file with the firmware's variables; "" if there is none that can be read as it is."""
+    element = root.find("os/nvram")
+    if element is None:
+        return ""
+    path = _attribute(element, "source", "file") or (element.text or "").strip()
+    if element.get("type", "file") != "file" or element.get("format", "raw") != "raw":
+        left_out.append("the firmware's variables (NVRAM): they are in no raw file")
+        return ""
+    return path if path.startswith("/") and path.isprintable() else ""
 
 
 def _os_id(root: etree._Element) -> str:

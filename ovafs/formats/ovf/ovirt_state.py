@@ -22,8 +22,12 @@ import base64
 import binascii
 import bz2
 import re
+from typing import TYPE_CHECKING
 
 from ovafs.errors import InvalidPackage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_STATE = 2 << 20
 """Bytes of a state file; real ones have some kilobytes, and oVirt itself stops at 128 KiB (Linux's MAX_ARG_STRLEN)."""
@@ -43,7 +47,7 @@ def read_state(data: bytes) -> bytes:
     if len(data) > MAX_STATE:
         raise InvalidPackage(f"has {len(data)} bytes, more than {MAX_STATE}")
     if data[_VOLUME_SIGNATURE_AT:].startswith(_VOLUME_SIGNATURE):
-        return _BZIP2.encode() + base64.b64encode(bz2.compress(data))
+        return write_variables(data)
     try:
         text = data.rstrip(b"\0").decode("ascii").strip()
     except UnicodeDecodeError:
@@ -60,12 +64,28 @@ def read_state(data: bytes) -> bytes:
     if not content:
         raise InvalidPackage("is empty")
     if prefix:
-        _check_bzip2(content)
+        for _ in _inflate(content):
+            pass
     return (prefix + digits).encode()
 
 
-def _check_bzip2(content: bytes) -> None:
-    """Inflate it piece by piece, and forget it."""
+def write_variables(data: bytes) -> bytes:
+    """The text of a file with the firmware's variables, whatever is in it."""
+    return _BZIP2.encode() + base64.b64encode(bz2.compress(data))
+
+
+def read_variables(text: bytes) -> bytes:
+    """The file of which :func:`read_state` or :func:`write_variables` gave the text. Raises InvalidPackage."""
+    prefix = _BZIP2.encode()
+    try:
+        content = base64.b64decode(text.removeprefix(prefix), validate=True)
+    except binascii.Error as error:
+        raise InvalidPackage(f"is not base64: {error}") from None
+    return b"".join(_inflate(content)) if text.startswith(prefix) else content
+
+
+def _inflate(content: bytes) -> Iterator[bytes]:
+    """Piece by piece, no more than the largest flash."""
     decompressor = bz2.BZ2Decompressor()
     size = 0
     while not decompressor.eof:
@@ -79,3 +99,4 @@ def _check_bzip2(content: bytes) -> None:
         size += len(piece)
         if size > MAX_VARIABLES:
             raise InvalidPackage(f"inflates to more than {MAX_VARIABLES} bytes")
+        yield piece

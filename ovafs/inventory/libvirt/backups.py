@@ -138,8 +138,8 @@ class Backups:
         self.reserve = settings.reserve
         self._freeze = settings.freeze
         self._prefix = f"jobs-{source_id[:8]}-"
-        uri = urlsplit(connection.canonical_uri)
-        self.is_possible = uri.scheme.partition("+")[0] == "qemu" and not uri.hostname
+        scheme = urlsplit(connection.canonical_uri).scheme
+        self.is_possible = scheme.partition("+")[0] == "qemu" and connection.is_local
         """Only of QEMU's machines, and with a libvirt of this host: its sockets and scratch files are on that."""
         self._lock = threading.Lock()
         self._directory: ScratchDirectory | None = None

@@ -16,6 +16,7 @@ import os
 import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from lxml import etree
 
@@ -89,6 +90,8 @@ class Connection:
         self._open: libvirt.virConnect | None = self._connect()
         with self._errors():
             self.canonical_uri: str = self._open.getURI()
+        self.is_local = not urlsplit(self.canonical_uri).hostname
+        """Whether libvirt is on this host, so that paths mean the same there and here."""
 
     @property
     def is_lost(self) -> bool:

@@ -16,6 +16,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from ovafs.errors import InvalidDefinition, MachineNotFound, SourceError
 from ovafs.formats.domain.read import VolumeSource, read_domain
 from ovafs.inventory.inventory import BackupSettings, DamagedMachine, Snapshot
@@ -25,15 +27,16 @@ from ovafs.inventory.libvirt.definition_times import DefinitionTimes
 from ovafs.inventory.libvirt.descriptors import read_descriptor
 from ovafs.inventory.libvirt.machines import machine_of, with_times
 from ovafs.inventory.libvirt.snapshots import snapshot_machines
+from ovafs.inventory.libvirt.variable_stores import VariableStores
 from ovafs.inventory.rows import printable
-from ovafs.model import Machine, MachineKind, definition_digest
+from ovafs.model import Firmware, Machine, MachineKind, StateKind, definition_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence
 
+    from ovafs.formats.domain.read import Domain
     from ovafs.inventory.libvirt.backups import Backup
     from ovafs.inventory.libvirt.connection import DomainText
-    from ovafs.model import StateKind
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,7 @@ class LibvirtInventory:
         self.source_id = str(uuid.uuid5(uuid.NAMESPACE_URL, self.connection.canonical_uri))
         self._state = _state_directory(self.source_id)
         self._times = DefinitionTimes(self._state and os.path.join(self._state, "definitions.sqlite"))
+        self._stores = VariableStores()
         self._known: dict[str, _Known] = {}
         self._domains_of_snapshots: dict[str, _Known] = {}
         self._read_all_at = float("-inf")
@@ -134,8 +138,14 @@ class LibvirtInventory:
         return known.left_out if known else ()
 
     def read_state(self, machine: Machine, kind: StateKind) -> bytes:
-        """None of these machines has one: libvirt keeps them where it does not give them out."""
-        raise MachineNotFound(f"{machine.name} has no state of its {kind}")
+        """The firmware's variables, as the listing with ``machine`` found them; libvirt gives out no others."""
+        text = None
+        if kind is StateKind.NVRAM and machine.nvram is not None:
+            with self._lock:
+                text = self._stores.text(machine.uuid, machine.nvram)
+        if text is None:
+            raise MachineNotFound(f"{machine.name} has no such state of its {kind} any more", "open the .ova again")
+        return text
 
     def read_descriptor(self, machine: Machine) -> bytes | None:
         """The descriptor that a domain was imported from on this host, byte for byte; None if there is none."""
@@ -169,6 +179,7 @@ class LibvirtInventory:
             )
         found = {domain.uuid: self._judge(domain) for domain in texts}
         self._known = {key: one for key, one in {**self._known, **self._dated(found)}.items() if key in uuids}
+        self._stores.retain(uuids)
         if reads_all or self.connection.made > self._made:
             self._read_all_at, self._made = now, self.connection.made
         self._domains_of_snapshots = {machine.uuid: one for one in self._known.values() for machine in one.snapshots}
@@ -181,9 +192,21 @@ class LibvirtInventory:
             kind = MachineKind.TEMPLATE if read.is_template else kind
             machine = machine_of(read, kind, self._path_of)
             snapshots = tuple(snapshot_machines(domain, machine, self._path_of))
-            return _Known(machine, read.left_out, domain.is_active, read.tags, snapshots)
+            machine, left_out = self._with_variables(machine, read)
+            return _Known(machine, left_out, domain.is_active, read.tags, snapshots)
         except (InvalidDefinition, MachineNotFound) as error:
             return _Known(DamagedMachine(printable(domain.name), error.summary, domain.uuid, kind, error.hint), ())
+
+    def _with_variables(self, machine: Machine, read: Domain) -> tuple[Machine, Sequence[str]]:
+        """The machine with its firmware's variables, and what is left out."""
+        if not read.variables or machine.firmware is Firmware.BIOS:
+            return machine, read.left_out
+        if not self.connection.is_local:
+            return machine, (*read.left_out, "the firmware's variables (NVRAM): they are on libvirt's host")
+        state, reason = self._stores.look(machine.uuid, read.variables)
+        if reason:
+            return machine, (*read.left_out, f"the firmware's variables (NVRAM): {reason}")
+        return msgspec.structs.replace(machine, nvram=state), read.left_out
 
     def _dated(self, found: dict[str, _Known]) -> dict[str, _Known]:
         usable = {key: one for key, one in found.items() if isinstance(one.machine, Machine)}

@@ -207,8 +207,34 @@ def test_what_is_left_out_is_said(text: str, said: str) -> None:
     assert [said in one for one in found.left_out] == [True]
 
 
-def test_nvram_is_left_out() -> None:
-    assert domain(os="<nvram>/var/x_VARS.fd</nvram>").left_out == ("the firmware's variables (NVRAM)",)
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("<nvram>/var/x_VARS.fd</nvram>", "/var/x_VARS.fd"),
+        ("<nvram template='/usr/t.fd'>/var/x y.fd</nvram>", "/var/x y.fd"),
+        ("<nvram type='file' format='raw'><source file='/var/x.fd'/></nvram>", "/var/x.fd"),
+        ("<nvram template='/usr/t.fd'/>", ""),
+        ("<nvram>x.fd</nvram>", ""),
+        ("<nvram>/var/\x85x.fd</nvram>", ""),
+    ],
+)
+def test_the_file_of_the_firmwares_variables(text: str, path: str) -> None:
+    found = domain(os=text)
+    assert (found.variables, found.left_out) == (path, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<nvram format='qcow2'>/var/x.qcow2</nvram>",
+        "<nvram type='network'><source protocol='nbd' name='x'/></nvram>",
+        "<nvram type='block'><source dev='/dev/x'/></nvram>",
+    ],
+)
+def test_variables_that_are_in_no_raw_file_are_left_out(text: str) -> None:
+    found = domain(os=text)
+    assert found.variables == ""
+    assert found.left_out == ("the firmware's variables (NVRAM): they are in no raw file",)
 
 
 @pytest.mark.parametrize(
