@@ -51,8 +51,11 @@ class Destination(Protocol):
         """Names, UUIDs and MAC addresses that are not free."""
         ...
 
-    def fit(self, machine: Machine) -> Fitted:
-        """The machine on the hardware that there is. Raises InvalidDefinition if it cannot be."""
+    def fit(self, machine: Machine, states: Mapping[str, bytes]) -> Fitted:
+        """The machine on the hardware that there is; ``states`` are the texts of its states by their digests.
+
+        Raises InvalidDefinition if it cannot be.
+        """
         ...
 
     def published(self, paths: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from ovafs.inventory.destination import Fitted
 from ovafs.inventory.journal import create_journal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ovafs.model import Machine
 
@@ -77,7 +77,7 @@ class Pool(Catalog):
         """The usable machines."""
         return self.snapshot().machines
 
-    def fit(self, machine: Machine) -> Fitted:
+    def fit(self, machine: Machine, states: Mapping[str, bytes]) -> Fitted:  # noqa: ARG002 - others look
         """A pool takes every machine as it is."""
         return Fitted(machine, [])
 

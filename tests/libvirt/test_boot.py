@@ -6,6 +6,7 @@ import base64
 import bz2
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,7 +32,6 @@ from tests.support.processes import ovafs, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.libvirtd import Libvirt
 
@@ -117,6 +117,29 @@ def test_firmware_of_the_host_starts(libvirt: Libvirt, tmp_path: Path, firmware:
     ovafs("export", libvirt.uri, firmware, tmp_path / "out.ova")
     packed = run("tar", "-xOf", tmp_path / "out.ova", "nvram.dat").stdout
     assert bz2.decompress(base64.b64decode(packed.removeprefix("=0="))) == variables.read_bytes()
+    _assert_comes_back(libvirt, tmp_path / "out.ova", variables.read_bytes(), f"{firmware}-again")
+
+
+def _assert_comes_back(libvirt: Libvirt, package: Path, variables: bytes, name: str) -> None:
+    """The package's machine starts with the variables that it had; they go with the domain, and with a failure."""
+    before = libvirt.domains(), sorted(os.listdir(libvirt.images))
+    refused = ovafs("import", "--adapt=never", libvirt.uri, package, "--name", name, "--cpus", "4000", status=1)
+    assert f"libvirt refuses {name}: " in refused.stderr
+    assert before == (libvirt.domains(), sorted(os.listdir(libvirt.images)))
+    said = ovafs("import", "--adapt=never", libvirt.uri, package, "--name", name)
+    assert "NVRAM" not in said.stdout + said.stderr
+    found = re.search(r"<nvram[^>]*>(.*)</nvram>", libvirt.virsh("dumpxml", "--inactive", name))
+    assert found is not None
+    copy = Path(found[1])
+    assert copy.parent == libvirt.images
+    assert copy.read_bytes() == variables
+    libvirt.virsh("start", name)
+    assert libvirt.virsh("domstate", name).strip() == "running"
+    assert f">{copy}</nvram>" in libvirt.virsh("dumpxml", name)
+    libvirt.virsh("destroy", name)
+    libvirt.virsh("undefine", "--nvram", name)
+    assert not copy.exists()
+    libvirt.virsh("pool-refresh", "default")  # libvirt's list of volumes knows nothing of its own removal
 
 
 def test_what_is_refused_or_lost_leaves_nothing(libvirt: Libvirt, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from ovafs.errors import InvalidDefinition, SourceError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ovafs.formats.domain.firmware import FirmwareBuild
+
 # The first that a host has is taken.
 _DOMAIN_TYPES = ("kvm", "qemu")
 
@@ -38,7 +40,10 @@ class Guest(NamedTuple):
 
 
 class Host(NamedTuple):
-    """What new domains can have. ``networks`` and ``bridges`` are names; empty ``cpu_mode``: the hypervisor's own."""
+    """What new domains can have. ``networks`` and ``bridges`` are names; empty ``cpu_mode``: the hypervisor's own.
+
+    ``firmwares`` are those that can take variables which a machine brings along.
+    """
 
     guest: Guest
     emulator: str = ""
@@ -49,6 +54,7 @@ class Host(NamedTuple):
     has_tpm: bool = False
     networks: frozenset[str] = frozenset()
     bridges: frozenset[str] = frozenset()
+    firmwares: tuple[FirmwareBuild, ...] = ()
 
 
 def read_guest(capabilities: str) -> Guest:

@@ -4,6 +4,7 @@
 |---|---|
 | ``metadata`` | libosinfo's ``os`` if its id is known; ``template`` in the name space of ovafs |
 | ``os`` | machine type; for UEFI ``firmware="efi"``: libvirt chooses the file, and makes fresh variables at the start |
+| | for variables that are given instead ``loader`` and ``nvram`` |
 | ``features`` | ACPI and APIC, which every guest of today needs; SMM for secure boot |
 | ``clock`` | local time for Windows, UTC for all others, as they expect it |
 | ``devices`` | disks, adapters, a TPM if the machine has one; serial console, screen, tablet, guest agent |
@@ -16,7 +17,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lxml import etree
 
@@ -24,6 +25,7 @@ from ovafs.formats.domain.read import NAMESPACE, OSINFO
 from ovafs.model import DiskInterface, Firmware, MachineKind
 
 if TYPE_CHECKING:
+    from ovafs.formats.domain.firmware import FirmwareBuild
     from ovafs.formats.domain.host import Host
     from ovafs.model import Disk, Machine, Nic
 
@@ -70,7 +72,14 @@ def machine_type(machine: Machine, host: Host) -> str:
     return next((name for name in wanted if name in host.guest.machines), "")
 
 
-def write_domain(machine: Machine, host: Host) -> str:
+class FirmwareFiles(NamedTuple):
+    """The firmware of a domain, and the path of the file with its own variables."""
+
+    build: FirmwareBuild
+    variables: str
+
+
+def write_domain(machine: Machine, host: Host, firmware: FirmwareFiles | None = None) -> str:
     """The definition of a domain that is ``machine``, which fits ``host``."""
     root = etree.Element("domain", type=host.guest.domain_type)
     add_element(root, "name", machine.name)
@@ -80,7 +89,7 @@ def write_domain(machine: Machine, host: Host) -> str:
         add_element(root, "description", machine.description)
     add_element(root, "memory", str(machine.memory), unit="b")
     add_element(root, "vcpu", str(machine.cpu.total))
-    _os(root, machine, host)
+    _os(root, machine, host, firmware)
     _features(root, machine, host)
     attributes = {"mode": host.cpu_mode} if host.cpu_mode else {}
     cpu = add_element(root, "cpu", **attributes)
@@ -110,16 +119,19 @@ def _metadata(root: etree._Element, machine: Machine) -> None:
         etree.SubElement(metadata, f"{{{NAMESPACE}}}template", nsmap={"ovafs": NAMESPACE})
 
 
-def _os(root: etree._Element, machine: Machine, host: Host) -> None:
-    is_uefi = machine.firmware is not Firmware.BIOS
-    element = add_element(root, "os", **({"firmware": "efi"} if is_uefi else {}))
+def _os(root: etree._Element, machine: Machine, host: Host, firmware: FirmwareFiles | None) -> None:
+    is_chosen = machine.firmware is not Firmware.BIOS and firmware is None
+    element = add_element(root, "os", **({"firmware": "efi"} if is_chosen else {}))
     kind = machine_type(machine, host)
     add_element(element, "type", "hvm", arch=host.guest.arch, **({"machine": kind} if kind else {}))
-    if is_uefi:
-        secure = "yes" if machine.firmware is Firmware.UEFI_SECURE else "no"
-        firmware = add_element(element, "firmware")
-        add_element(firmware, "feature", enabled=secure, name="secure-boot")
-        add_element(firmware, "feature", enabled=secure, name="enrolled-keys")
+    secure = "yes" if machine.firmware is Firmware.UEFI_SECURE else "no"
+    if is_chosen:
+        features = add_element(element, "firmware")
+        add_element(features, "feature", enabled=secure, name="secure-boot")
+        add_element(features, "feature", enabled=secure, name="enrolled-keys")
+    elif firmware is not None:
+        add_element(element, "loader", firmware.build.code, readonly="yes", secure=secure, type="pflash")
+        add_element(element, "nvram", firmware.variables, template=firmware.build.template)
 
 
 def _features(root: etree._Element, machine: Machine, host: Host) -> None:

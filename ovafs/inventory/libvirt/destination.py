@@ -2,6 +2,7 @@
 
     STATE/imports.sqlite     notes of volumes, receipts of uploads: what a pool has in its catalog
     STATE/descriptors/UUID   the descriptor of a machine that was imported, as it came
+    POOL/UUID.fd             variables of its firmware that came along, noted like a volume
 
 A volume is a file of the storage pool that libvirt learns of once it is complete (refresh): nothing of libvirt's
 creates a volume that is still to be written without making it part of the pool at once.
@@ -24,12 +25,14 @@ from typing import TYPE_CHECKING
 
 from ovafs.errors import SourceError
 from ovafs.formats.domain.host import Host, read_guest, read_host
-from ovafs.formats.domain.write import write_domain
+from ovafs.formats.domain.write import FirmwareFiles, write_domain
+from ovafs.formats.ovf.ovirt_state import read_variables
 from ovafs.inventory.destination import Fitted, Taken
 from ovafs.inventory.journal import Journal, create_journal
 from ovafs.inventory.libvirt.connection import DomainText
 from ovafs.inventory.libvirt.descriptors import forget_descriptor, keep_descriptor, retain_descriptors
-from ovafs.inventory.libvirt.fit import fit
+from ovafs.inventory.libvirt.firmware import firmware_builds, new_variables
+from ovafs.inventory.libvirt.fit import firmware_for, fit
 from ovafs.inventory.pending import reserve
 from ovafs.model import NATIVE_FORMATS, MachineKind, Volume
 
@@ -84,7 +87,8 @@ class LibvirtDestination(Journal):
         networks, bridges = connection.network_names(), _bridges()
         if text is None:
             return Host(guest, networks=frozenset(networks), bridges=frozenset(bridges))
-        return read_host(guest, text, networks, bridges)
+        host = read_host(guest, text, networks, bridges)
+        return host._replace(firmwares=firmware_builds(guest.arch) if host.has_uefi else ())
 
     def taken(self) -> Taken:
         """Of all domains; machines and templates share their names."""
@@ -96,9 +100,9 @@ class LibvirtDestination(Journal):
         )
         return reserve(taken, self.pending_imports(), tuple(MachineKind))
 
-    def fit(self, machine: Machine) -> Fitted:
+    def fit(self, machine: Machine, states: Mapping[str, bytes]) -> Fitted:
         """The machine on this host's hardware. Raises InvalidDefinition, SourceError."""
-        return fit(machine, self.host)
+        return fit(machine, self.host, states)
 
     def published(self, paths: Sequence[str]) -> None:
         """Give the files the owner of their directory, as libvirt does, and let it see them."""
@@ -117,15 +121,45 @@ class LibvirtDestination(Journal):
         archive: bytes | None = None,
     ) -> None:
         """Define the machines, then keep the receipt. Raises NameTaken, InvalidDefinition, SourceError."""
-        domains = [DomainText(one.uuid, one.name, write_domain(one, self.host)) for one in machines]
         retain_descriptors(self._state, self._connection.list_domains(lambda _: False).uuids)
-        with contextlib.ExitStack() as undo:
+        noted = list(volumes)
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as files:
+            domains = []
             for machine in machines:
+                firmware = self._firmware_files(machine, kept, noted, undo, files)
+                domains.append(DomainText(machine.uuid, machine.name, write_domain(machine, self.host, firmware)))
                 undo.callback(forget_descriptor, self._state, machine.uuid)
                 keep_descriptor(self._state, machine.uuid, kept.descriptor)
             self._connection.define(domains)
             undo.pop_all()
-        self.settle(volumes, receipt, archive)
+        self.settle(noted, receipt, archive)
+
+    def _firmware_files(
+        self,
+        machine: Machine,
+        kept: Attachments,
+        noted: list[str],
+        undo: contextlib.ExitStack,
+        files: contextlib.ExitStack,
+    ) -> FirmwareFiles | None:
+        """A file of its own for the variables that a machine brings along, noted like a volume.
+
+        ``files`` removes it when it ends with an error, and ``undo`` the note after that.
+        """
+        if machine.nvram is None:
+            return None
+        variables = read_variables(kept.states[machine.nvram.digest])
+        build = firmware_for(machine, self.host, variables)
+        if build is None:
+            raise SourceError(f"{machine.name}: the firmware for its variables is gone", "begin the import again")
+        number = str(uuid.uuid4())
+        path = os.path.join(self._pool.path, f"{number}.fd")
+        self.note_volume(number)
+        undo.callback(super().forget_volumes, [number])
+        files.enter_context(new_variables(path, variables))
+        noted.append(number)
+        self.published([path])
+        return FirmwareFiles(build, path)
 
     def forget_volumes(self, uuids: Sequence[str]) -> None:
         """As any journal does; and libvirt no longer lists what it may have seen of them."""

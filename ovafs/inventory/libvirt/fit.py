@@ -3,7 +3,7 @@
 | the machine has | the host has not | then |
 |---|---|---|
 | UEFI, secure boot | such a firmware | refused: the guest would not start |
-| variables of its firmware (NVRAM) | a use for them: they belong to another build of the firmware | fresh ones |
+| variables of its firmware (NVRAM) | a build of the firmware whose variables have that size | fresh ones |
 | a TPM with its state | a use for the state | a fresh TPM, or none |
 | a disk on a bus | that bus | SATA, else SCSI, else virtio |
 | an adapter on a network | network or bridge of that name | the network "default", else refused |
@@ -17,21 +17,25 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ovafs.errors import InvalidDefinition
+from ovafs.errors import InvalidDefinition, InvalidPackage
 from ovafs.formats.domain.write import BUSES, DEFAULT_NETWORK, machine_type
+from ovafs.formats.ovf.ovirt_state import read_variables
 from ovafs.inventory.destination import Fitted
 from ovafs.model import DiskInterface, Firmware
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ovafs.formats.domain.firmware import FirmwareBuild
     from ovafs.formats.domain.host import Host
-    from ovafs.model import Disk, Machine, Nic
+    from ovafs.model import Disk, Machine, Nic, State
 
 # The old PC's controller has two channels with two drives each.
 _MOST_IDE = 4
 
 
-def fit(machine: Machine, host: Host) -> Fitted:
-    """Raises InvalidDefinition where no replacement would do."""
+def fit(machine: Machine, host: Host, states: Mapping[str, bytes]) -> Fitted:
+    """``states``: the texts of its states by their digests. Raises InvalidDefinition where no replacement would do."""
     _check_firmware(machine, host)
     warnings: list[str] = []
     changed = msgspec.structs.replace(
@@ -39,11 +43,9 @@ def fit(machine: Machine, host: Host) -> Fitted:
         name=_name(machine, warnings),
         disks=_disks(machine, host, warnings),
         nics=tuple(fitted for nic in machine.nics for fitted in _nic(nic, host, warnings)),
-        nvram=None,
+        nvram=_nvram(machine, host, states, warnings),
         tpm=machine.tpm if host.has_tpm else None,
     )
-    if machine.nvram is not None:
-        warnings.append("the variables of its firmware (NVRAM) are not taken over: it starts with fresh ones")
     if machine.tpm is not None:
         kept = "it gets a fresh TPM" if host.has_tpm else "this host emulates no TPM (package swtpm)"
         warnings.append(f"the state of its TPM is not taken over: {kept}")
@@ -56,6 +58,27 @@ def _check_firmware(machine: Machine, host: Host) -> None:
         raise InvalidDefinition("the machine needs UEFI, and this host has no such firmware", hint)
     if machine.firmware is Firmware.UEFI_SECURE and not host.has_secure_boot:
         raise InvalidDefinition("the machine needs secure boot, and this host has no firmware with it", hint)
+
+
+def firmware_for(machine: Machine, host: Host, variables: bytes) -> FirmwareBuild | None:
+    """The firmware of the host that takes the variables of another as its own: files of the same size."""
+    wants_secure_boot = machine.firmware is Firmware.UEFI_SECURE
+    suitable = (one for one in host.firmwares if one.has_secure_boot == wants_secure_boot)
+    return next((one for one in suitable if one.size == len(variables)), None)
+
+
+def _nvram(machine: Machine, host: Host, states: Mapping[str, bytes], warnings: list[str]) -> State | None:
+    if machine.nvram is None:
+        return None
+    try:
+        variables = read_variables(states[machine.nvram.digest])
+        if firmware_for(machine, host, variables) is not None:
+            return machine.nvram
+        reason = f"no firmware here has variables of {len(variables)} bytes"
+    except InvalidPackage as error:
+        reason = f"their text {error.reason}"
+    warnings.append(f"the variables of its firmware (NVRAM) are not taken over: {reason}; it starts with fresh ones")
+    return None
 
 
 def _name(machine: Machine, warnings: list[str]) -> str:

@@ -3,6 +3,7 @@
     .UUID.part      being written, locked by whoever writes it (flock(2))
     UUID.qcow2      complete and on stable storage, so is its name after :func:`sync_directory`
     UUID.raw
+    UUID.fd         variables of a firmware, which a hypervisor's domain has beside its volumes
 
 What an import calls a disk never gets here. The order that survives a power cut (tried on ext4 and XFS: without the
 first step every registered volume was too short): finish the writer (fsync of the file), publish, sync_directory, and
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _PART = re.compile(rf"\.({_UUID})\.part")
-_COMPLETE = re.compile(rf"({_UUID})\.(?:{'|'.join(NATIVE_FORMATS)})")
+_COMPLETE = re.compile(rf"({_UUID})\.(?:{'|'.join(NATIVE_FORMATS)}|fd)")
 
 
 @dataclass(frozen=True)

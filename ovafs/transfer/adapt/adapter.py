@@ -133,7 +133,7 @@ class Adapter:
                 overlaid = machine
             else:
                 warnings.append(f"{machine.name}: its guest was adapted, its disks are on {_interfaces(overlaid)}")
-            fitted = self._destination.fit(_on_its_volumes(overlaid, machine))
+            fitted = self._destination.fit(_on_its_volumes(overlaid, machine), pending.states)
             machines.append(fitted.machine)
             warnings += fitted.warnings
             outputs.append(said_by_now(place).decode("utf-8", "replace"))

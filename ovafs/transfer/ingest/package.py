@@ -217,7 +217,7 @@ class PackageImport:
     ) -> Imported:
         """Make and register the machines; again if another process took one of their names in between."""
         descriptor, states = contents.descriptor, contents.states
-        kept = Attachments({state_of(text).digest: text for text in states.values()}, contents.source)
+        kept = Attachments(_by_digest(states), contents.source)
         archive = None
         attempts = _MOST_ATTEMPTS
         while True:
@@ -267,13 +267,18 @@ class PackageImport:
     ) -> Imported:
         machines, warnings = [], check_against(descriptor, self._choices)
         landed = Landed(volumes=volumes, chosen=choices_of_disks(descriptor, self._choices), states=states)
+        texts = _by_digest(states)
         for system in descriptor.systems:
             with _refusals():
                 machine, said = make_machine(system, landed, self._choices, taken, default_name)
-                fitted = self._destination.fit(machine)
+                fitted = self._destination.fit(machine, texts)
             machines.append(fitted.machine)
             warnings += said + fitted.warnings
         return Imported(machines, warnings + without_place(descriptor.unknown))
+
+
+def _by_digest(states: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {state_of(text).digest: text for text in states.values()}
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from lxml import etree
 
+from ovafs.formats.domain.firmware import FirmwareBuild
 from ovafs.formats.domain.host import Guest, Host
 from ovafs.formats.domain.read import read_domain
-from ovafs.formats.domain.write import machine_type, write_domain
+from ovafs.formats.domain.write import FirmwareFiles, machine_type, write_domain
 from ovafs.model import (
     CpuTopology,
     Disk,
@@ -43,6 +44,20 @@ def disk(interface: DiskInterface, *, boot: bool = False, form: DiskFormat = Dis
     return Disk(
         uuid=UUID, alias="a", volume=Volume(uuid=UUID, path="/pool/a&b.x", format=form), interface=interface, boot=boot
     )
+
+
+FIRMWARE = FirmwareFiles(FirmwareBuild("/usr/code.fd", "/usr/vars.fd", has_secure_boot=True), "/pool/<x>.fd")
+
+
+@pytest.mark.parametrize("firmware", [Firmware.UEFI, Firmware.UEFI_SECURE])
+def test_firmware_with_variables_that_are_given(firmware: Firmware) -> None:
+    text = write_domain(machine(firmware=firmware), HOST, FIRMWARE)
+    etree.RelaxNG(etree.parse(SCHEMA)).assertValid(etree.fromstring(text))
+    read = read_domain(text)
+    assert (read.firmware, read.variables) == (firmware, "/pool/<x>.fd")
+    assert ">/usr/code.fd</loader>" in text
+    assert 'template="/usr/vars.fd"' in text
+    assert "firmware=" not in text, "libvirt chooses nothing"
 
 
 def written(host: Host = HOST, **fields: Any) -> etree._Element:
