@@ -81,8 +81,8 @@ def add(
     """Add a machine called NAME to POOL, on images that exist.
 
     The images stay where they are, and nothing is copied. PATH is a file, a block device, or the URI of a raw disk on
-    the network (nbd, http, https, iscsi). Each is opened and checked through its whole chain now, so that a broken one
-    is refused here. In PATH, FILE and NETWORK a comma is written ",,".
+    the network (nbd, http, https, iscsi, ssh). Each is opened and checked through its whole chain now, so that a broken
+    one is refused here. In PATH, FILE and NETWORK a comma is written ",,".
 
     With --json: the object that "ovafs vm show --json" prints.
     """

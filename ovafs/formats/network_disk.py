@@ -6,9 +6,10 @@
 | ``nbd+unix:///EXPORT?socket=PATH`` | of one that listens on a UNIX socket (NBD's doc/uri.md) |
 | ``http://HOST:PORT/PATH``, ``https://…`` | of a web server that gives parts of a file |
 | ``iscsi://HOST:PORT/TARGET/LUN`` | of an iSCSI target; port 3260 unless given |
+| ``ssh://USER@HOST:PORT/PATH`` | in a file of a host with sftp; port 22, and the user who asks, unless given |
 
-Names are quoted as in every URI (RFC 3986). There are no users and no passwords in it. Other protocols are refused by
-name: what no test reads, nobody has tried.
+Names are quoted as in every URI (RFC 3986). There are no passwords in it, and users for ssh only. Other protocols are
+refused by name: what no test reads, nobody has tried.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from ovafs.errors import InvalidDefinition
 
-PROTOCOLS = ("nbd", "http", "https", "iscsi")
+PROTOCOLS = ("nbd", "http", "https", "iscsi", "ssh")
 
 _LOCATION = re.compile(r"[a-z][a-z0-9+.-]*://")
-_PORTS = {"nbd": 10809, "http": 80, "https": 443, "iscsi": 3260}
-_HOST = re.compile(r"[A-Za-z0-9.:_-]{1,255}")
+_PORTS = {"nbd": 10809, "http": 80, "https": 443, "iscsi": 3260, "ssh": 22}
+# Neither begins with a hyphen: settings for ssh make words of a command of them.
+_HOST = re.compile(r"[A-Za-z0-9.:_][A-Za-z0-9.:_-]{0,254}")
+_USER = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]{0,63}")
 _SAFE = "/:,;=@"
 _MAX_NAME = 1024
 
@@ -31,7 +34,7 @@ _MAX_NAME = 1024
 class NetworkDisk(NamedTuple):
     """``name`` is that of the export, a path without the slash in front, or TARGET/LUN.
 
-    There is a ``host``, or instead a ``socket``.
+    There is a ``host``, or instead a ``socket``. Without a ``user`` it is who asks.
     """
 
     protocol: str
@@ -39,6 +42,7 @@ class NetworkDisk(NamedTuple):
     host: str = ""
     port: int = 0
     socket: str = ""
+    user: str = ""
 
     @property
     def location(self) -> str:
@@ -48,7 +52,8 @@ class NetworkDisk(NamedTuple):
             return f"{self.protocol}+unix:///{name}?{urlencode({'socket': self.socket}, quote_via=quote, safe='/')}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _PORTS[self.protocol] else f":{self.port}"
-        return f"{self.protocol}://{host}{port}/{name}"
+        user = f"{self.user}@" if self.user else ""
+        return f"{self.protocol}://{user}{host}{port}/{name}"
 
 
 def is_location(path: str) -> bool:
@@ -63,9 +68,10 @@ def parse_location(text: str) -> NetworkDisk:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise InvalidDefinition(f"{text[:200]!r} is no URI of a disk: {error}") from None
-    if parts.username is not None or parts.password is not None or parts.fragment:
-        raise InvalidDefinition(f"{_shown(host, text)!r} has a user, a password or a fragment, which is not supported")
     protocol, _, transport = parts.scheme.partition("+")
+    user = parts.username if protocol == "ssh" else None
+    if parts.username != user or parts.password is not None or parts.fragment:
+        raise InvalidDefinition(f"{_shown(host, text)!r} has a user, a password or a fragment, which is not supported")
     name = unquote(parts.path.removeprefix("/"))
     if transport == "unix" and protocol == "nbd":
         sockets = parse_qs(parts.query).get("socket", [])
@@ -74,11 +80,15 @@ def parse_location(text: str) -> NetworkDisk:
         return network_disk("nbd", name, socket=sockets[0])
     if transport or parts.query:
         raise InvalidDefinition(f"{text[:200]!r} has parts that are not supported")
-    return network_disk(protocol, name, host, port)
+    if user == "":
+        raise InvalidDefinition(f"{text[:200]!r} has an empty user")
+    return network_disk(protocol, name, host, port, user=user or "")
 
 
-def network_disk(protocol: str, name: str, host: str = "", port: int | None = None, socket: str = "") -> NetworkDisk:
-    """A disk from its checked parts. Raises InvalidDefinition."""
+def network_disk(
+    protocol: str, name: str, host: str = "", port: int | None = None, socket: str = "", user: str = ""
+) -> NetworkDisk:
+    """A disk from its parts, which are checked. Raises InvalidDefinition."""
     if protocol not in PROTOCOLS:
         raise InvalidDefinition(
             f"the protocol {protocol[:40]!r} is not supported", f"disks can be read by {', '.join(PROTOCOLS)}"
@@ -96,7 +106,9 @@ def network_disk(protocol: str, name: str, host: str = "", port: int | None = No
     port = _PORTS[protocol] if port is None else port
     if not 0 < port < 1 << 16:
         raise InvalidDefinition(f"a disk by {protocol} has the port {port}")
-    return NetworkDisk(protocol, name, host, port)
+    if user and (protocol != "ssh" or not _USER.fullmatch(user)):
+        raise InvalidDefinition(f"a disk by {protocol} has the user {user[:80]!r}")
+    return NetworkDisk(protocol, name, host, port, user=user)
 
 
 def _shown(host: str, text: str) -> str:

@@ -15,6 +15,8 @@ DISKS = {
     "https://host/images/a.img": NetworkDisk("https", "images/a.img", "host", 443),
     "http://127.0.0.1:8080/a": NetworkDisk("http", "a", "127.0.0.1", 8080),
     "iscsi://host/iqn.2024-01.org.example:disk/1": NetworkDisk("iscsi", "iqn.2024-01.org.example:disk/1", "host", 3260),
+    "ssh://host/var/lib/a%20b.img": NetworkDisk("ssh", "var/lib/a b.img", "host", 22),
+    "ssh://root@[fe80::1]:2222/x": NetworkDisk("ssh", "x", "fe80::1", 2222, user="root"),
 }
 
 
@@ -29,9 +31,14 @@ def test_there_and_back(text: str) -> None:
     ("text", "reason"),
     [
         ("rbd://host/pool/image", "the protocol 'rbd' is not supported"),
-        ("ssh://host/x", "the protocol 'ssh' is not supported"),
+        ("sftp://host/x", "the protocol 'sftp' is not supported"),
         ("file:///etc/shadow", "the protocol 'file' is not supported"),
         ("https://user:pw@host/x", "has a user, a password or a fragment"),
+        ("ssh://user:pw@host/x", "has a user, a password or a fragment"),
+        ("ssh://-oProxyCommand=x@host/x", "has the user '-oProxyCommand=x'"),
+        ("ssh://@host/x", "has an empty user"),
+        ("ssh://-oProxyCommand=x/x", "has the host '-oproxycommand=x'"),
+        ("ssh://host/", "has the name ''"),
         ("https://host/x#y", "has a user, a password or a fragment"),
         ("https://host/x?token=1", "has parts that are not supported"),
         ("https+unix:///x?socket=/s", "has parts that are not supported"),
@@ -62,6 +69,8 @@ def test_parts_that_cannot_be() -> None:
     for protocol in ("http", "iscsi"):
         with pytest.raises(InvalidDefinition, match="is no socket"):
             network_disk(protocol, "t/1", socket="/x")
+    with pytest.raises(InvalidDefinition, match="a disk by nbd has the user 'root'"):
+        network_disk("nbd", "x", "host", user="root")
 
 
 def test_paths() -> None:

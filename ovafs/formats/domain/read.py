@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from lxml import etree
 
 from ovafs.errors import InvalidDefinition
-from ovafs.formats.network_disk import network_disk
+from ovafs.formats.domain.network import read_network_disk
 from ovafs.model import CpuTopology, DiskFormat, DiskInterface, Firmware, NicModel
 from ovafs.units import MIB, align_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ovafs.formats.network_disk import NetworkDisk
 
 NAMESPACE = "urn:ovafs:domain:1"
 """Of the metadata elements ``template``, which makes a template of a domain, and ``tag``.
@@ -279,7 +278,7 @@ def _disk(element: etree._Element, target: str, boot_order: int) -> DomainDisk:
         pool, volume = source.get("pool", ""), source.get("volume", "")
     elif kind == "network":
         try:
-            path = _network_disk(source).location
+            path = read_network_disk(source).location
         except InvalidDefinition as error:
             refused = f"cannot be read: {error}"
     else:
@@ -297,30 +296,6 @@ def _disk(element: etree._Element, target: str, boot_order: int) -> DomainDisk:
         interface=interface,
         boot_order=boot_order,
         refused=refused,
-    )
-
-
-# Beside what says where a disk is: how often and how far is read.
-_HARMLESS = {"host", "readahead", "timeout", "reconnect", "privateData", etree.Comment}
-
-
-def _network_disk(source: etree._Element) -> NetworkDisk:
-    """Where a disk on the network is. Raises InvalidDefinition for what is more than that: keys, snapshots."""
-    more = [str(child.tag) for child in source if child.tag not in _HARMLESS]
-    more += [name for name in ("tls", "query") if source.get(name, "no") != "no"]
-    hosts = source.findall("host")
-    if more or len(hosts) > 1:
-        raise InvalidDefinition(f"a disk with {more[0][:40] if more else 'several hosts'} is not supported")
-    host = hosts[0] if hosts else None
-    place = {} if host is None else {key: host.get(key, "") for key in ("name", "port", "socket", "transport")}
-    if place.get("transport", "tcp") not in {"", "tcp", "unix"}:
-        raise InvalidDefinition(f"the transport {place['transport'][:40]!r} is not supported")
-    return network_disk(
-        source.get("protocol", ""),
-        source.get("name", "").removeprefix("/"),
-        place.get("name", ""),
-        _number(place["port"], "port") if place.get("port") else None,
-        place.get("socket", ""),
     )
 
 

@@ -49,7 +49,7 @@ class Served(NamedTuple):
     ``options`` makes QEMU's options of the descriptors of these files in the engine, and of what it has written into
     files of its own: it gets the descriptor of one for a text. Equal ``key`` and equal
     identities of the files are the same content, unless it ``is_volatile``. ``formats`` are those of the images, from
-    the top; ``secret`` is a file with a passphrase.
+    the top; ``secret`` is a file with a passphrase. ``hint`` says what to do when one on the network does not open.
     """
 
     path: str
@@ -59,6 +59,7 @@ class Served(NamedTuple):
     is_volatile: bool
     formats: tuple[DiskFormat, ...]
     secret: SourceFile | None = None
+    hint: str = "check the server, and what it serves"
 
     @property
     def all_files(self) -> tuple[SourceFile, ...]:
@@ -282,7 +283,7 @@ class Engine:
         except InvalidImage as error:
             if self.served.files:
                 raise
-            raise ImageUnavailable(self.path, error.reason, "check the server, and what it serves") from error
+            raise ImageUnavailable(self.path, error.reason, self.served.hint) from error
 
     def _keep(self, text: bytes) -> int:
         """A file in memory for the process, with this text."""

@@ -34,6 +34,9 @@ _END_SECONDS = 5.0
 
 _POLL_SECONDS = 0.003
 
+_PASSED_ON = ("PATH", "SSH_AUTH_SOCK")
+"""Of the environment: where the program is, and who has the keys for disks by ssh."""
+
 _MOST_TEXT = 500
 
 # "qemu-nbd: Failed to blk_new_open 'json:{…}': Image is corrupt": what it was told is no news.
@@ -144,6 +147,6 @@ def _spawn(command: list[str], descriptors: Sequence[int], messages: int) -> sub
         stderr=messages,
         pass_fds=descriptors,
         cwd="/",
-        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        env={"PATH": os.defpath, **{key: os.environ[key] for key in _PASSED_ON if key in os.environ}, "LC_ALL": "C"},
         start_new_session=True,  # Ctrl-C is for ovafs, which may want to read on
     )

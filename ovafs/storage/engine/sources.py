@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from ovafs import model
+    from ovafs.formats.network_disk import NetworkDisk
     from ovafs.storage.engine.command import Options
     from ovafs.storage.links import Link
 
@@ -52,8 +53,18 @@ def _on_network(volume: model.Volume) -> Served:
     if volume.format != DiskFormat.RAW:
         raise UnsupportedFeature(volume.path, f"format {volume.format} on the network")
     disk = parse_location(volume.path)
-    return Served(
+    served = Served(
         volume.path, volume.path, (), lambda *_: network_disk(disk), is_volatile=True, formats=(volume.format,)
+    )
+    return served._replace(hint=_ssh_hint(disk)) if disk.protocol == "ssh" else served
+
+
+def _ssh_hint(disk: NetworkDisk) -> str:
+    """What tells in a moment which of all the reasons it is."""
+    user = f"{disk.user}@" if disk.user else ""
+    return (
+        f"'sftp -P {disk.port} {user}{disk.host}' has to work without a question for the user who runs ovafs: "
+        "with the host's key in known_hosts, and a key without passphrase or an agent"
     )
 
 

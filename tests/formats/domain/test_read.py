@@ -161,6 +161,9 @@ NETWORK = "type='network' device='disk'"
             "protocol='iscsi' name='iqn.2013-07.com:x/1' index='1'><host name='h' port='3260'/>",
             "iscsi://h/iqn.2013-07.com:x/1",
         ),
+        ("protocol='ssh' name='/d/x.img'><host name='h'/>", "ssh://h/d/x.img"),
+        ("protocol='ssh' name='/x'><host name='h' port='222'/><auth username='u'/>", "ssh://u@h:222/x"),
+        ("protocol='ssh' name='/x'><host name='h'/><identity username='u'/>", "ssh://u@h/x"),
     ],
 )
 def test_disks_on_the_network(source: str, path: str) -> None:
@@ -175,6 +178,22 @@ def test_disks_on_the_network(source: str, path: str) -> None:
         (disk("<source protocol='nbd' name='x' tls='yes'><host name='h'/></source>", NETWORK), "with tls"),
         (disk("<source protocol='https' name='x'><host name='h'/><ssl verify='no'/></source>", NETWORK), "with ssl"),
         (disk("<source protocol='iscsi' name='t/1'><host name='h'/><auth/></source>", NETWORK), "with auth"),
+        (disk("<source protocol='ssh' name='x'><host name='h'/></source>", NETWORK), "'x' is no absolute path"),
+        (
+            disk(
+                "<source protocol='ssh' name='/x'><host name='h'/><auth username='u'><secret/></auth></source>", NETWORK
+            ),
+            "with secret",
+        ),
+        (
+            disk("<source protocol='ssh' name='/x'><host name='h'/><identity keyfile='/k'/></source>", NETWORK),
+            "with keyfile",
+        ),
+        (
+            disk("<source protocol='ssh' name='/x'><host name='h'/><knownHosts path='/k'/></source>", NETWORK),
+            "with knownHosts",
+        ),
+        (disk("<source protocol='nbd'><host name='h' port='x'/></source>", NETWORK), "port is 'x', not a number"),
         (disk("<source protocol='nbd'><host name='a'/><host name='b'/></source>", NETWORK), "several hosts"),
         (disk("<source protocol='nbd'/>", NETWORK), "has the host ''"),
         (disk("<source type='vhostuser'/>", "type='vhostuser' device='disk'"), "type 'vhostuser'"),
