@@ -4,7 +4,7 @@
 |---|---|
 | while a guest is adapted | volumes as they came; overlays are thrown away, it begins again |
 | while changes are brought home | a note that they are complete; what is left of them is brought home |
-| behind the registration | machines on all volumes; the note is taken away |
+| behind the registration | machines on the volumes, which may run by now: nothing but the note is taken away |
 
 Blocking.
 """
@@ -81,12 +81,18 @@ class Adapter:
             self._place = None
 
     def discard(self, uuid: str) -> bool:
-        """Take an import away, with its volumes; False if another process is at work on it. Raises SourceError."""
+        """Take an import away, with its volumes; False if another process is at work on it. Raises SourceError.
+
+        Machines that are there already stay, with theirs.
+        """
         place = Workplace.enter(self._destination.volumes_path, uuid, Event())
         if place is None:
             return False
         with contextlib.closing(place):
             for pending in [one for one in self._destination.pending_imports() if one.uuid == uuid]:
+                if self._is_registered(pending):
+                    self._destination.settle(pending.volumes, None, None)
+                    continue
                 self._destination.give_up_pending(uuid)
                 for path in pending.paths:
                     with contextlib.suppress(OSError):  # the next import removes it, then
@@ -98,6 +104,11 @@ class Adapter:
     def _carry_out(self, pending: PendingImport, place: Workplace, *, adapts: bool) -> Adapted:
         output = ""
         try:
+            if self._is_registered(pending):
+                log.info("the machines of a pending import are there already")
+                self._destination.settle(pending.volumes, None, None)
+                place.remove()
+                return Adapted(pending.machines, pending.warnings, output)
             if adapts and not pending.is_adapted:
                 pending, output = self._adapt(pending, place)
                 place.sync()
@@ -143,15 +154,14 @@ class Adapter:
         )
         return changed, "".join(outputs)
 
+    def _is_registered(self, pending: PendingImport) -> bool:
+        """Whether machines are on its volumes: a crash came between their registration and the journal."""
+        return bool(self._destination.registered_volumes(pending.volumes))
+
     def _register(self, pending: PendingImport) -> None:
-        volumes = pending.volumes
-        if set(volumes) <= self._destination.registered_volumes(volumes):
-            log.info("the machines of a pending import are there already")
-            self._destination.settle(volumes, None, None)
-            return
         self._destination.published(pending.paths)
         kept = Attachments(pending.states, pending.descriptor)
-        self._destination.register(pending.machines, volumes, kept)
+        self._destination.register(pending.machines, pending.volumes, kept)
 
 
 def _on_its_volumes(overlaid: Machine, machine: Machine) -> Machine:

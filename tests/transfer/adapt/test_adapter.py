@@ -246,15 +246,33 @@ def test_changes_that_are_complete_are_brought_home_by_the_next(
     assert_nothing_is_left(pool, pending)
 
 
-@pytest.mark.usefixtures("converter")
-def test_machines_that_are_there_are_not_registered_again(pool: ImportPool) -> None:
-    """As libvirt's are when a crash comes between their definition and the journal's change."""
+def registered_and_pending(pool: ImportPool) -> PendingImport:
+    """As libvirt's machines are when a crash comes between their definition and the journal's change."""
     pending = take(pool)
-    assert Adapter(pool.pool).carry_out(pending.uuid, threading.Event())
+    assert Adapter(pool.pool).carry_out(pending.uuid, threading.Event(), adapts=False)
     for volume in pending.volumes:
         pool.pool.note_volume(volume)
     pool.pool.keep_pending(pending)
-    assert Adapter(pool.pool).carry_out(pending.uuid, threading.Event())
+    return pending
+
+
+@pytest.mark.usefixtures("converter")
+def test_machines_that_are_there_are_neither_adapted_nor_registered_again(pool: ImportPool, tmp_path: Path) -> None:
+    """They may run by now."""
+    pending = registered_and_pending(pool)
+    adapted = Adapter(pool.pool).carry_out(pending.uuid, threading.Event())
+    assert adapted is not None
+    assert adapted.output == ""
+    assert disks(pool, pending, tmp_path) == AS_THEY_CAME
+    assert_nothing_is_left(pool, pending)
+
+
+@pytest.mark.usefixtures("converter")
+def test_machines_that_are_there_are_not_given_up(pool: ImportPool, tmp_path: Path) -> None:
+    pending = registered_and_pending(pool)
+    assert Adapter(pool.pool).discard(pending.uuid)
+    assert [machine.name for machine in pool.pool.machines()] == ["web"]
+    assert disks(pool, pending, tmp_path) == AS_THEY_CAME
     assert_nothing_is_left(pool, pending)
 
 
