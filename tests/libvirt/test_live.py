@@ -11,10 +11,15 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ovafs.errors import SourceError
+from ovafs.inventory.inventory import BackupSettings
+from ovafs.inventory.libvirt import backups
+from ovafs.inventory.libvirt.inventory import LibvirtInventory
+from ovafs.inventory.libvirt.jobs import begin_job
 from tests.support.filesystems import in_memory
 from tests.support.guests import SIZE, CountingGuest, counters, counting_image
 from tests.support.images import convert
@@ -166,6 +171,27 @@ def test_rsync_sees_every_new_state(libvirt: Libvirt, tmp_path: Path, scratch: P
             eventually(lambda: job_of(libvirt, "synced") == "None", "the job ends")
             guest.wait(100)
         assert counts[0] < counts[1]
+
+
+def test_a_job_whose_begin_was_not_answered_is_ended(
+    libvirt: Libvirt, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def lost(*arguments: Any) -> None:
+        begin_job(*arguments)
+        assert "Backup" in libvirt.virsh("domjobinfo", "unanswered")
+        raise SourceError("the connection is lost")
+
+    monkeypatch.setattr(backups, "begin_job", lost)
+    settings = BackupSettings(scratch=str(scratch))
+    with (
+        counting(libvirt, tmp_path, "unanswered"),
+        contextlib.closing(LibvirtInventory(libvirt.uri, backups=settings)) as inventory,
+    ):
+        with pytest.raises(SourceError, match="the connection is lost"):
+            inventory.begin_backup(inventory.find("unanswered"))
+        assert "None" in libvirt.virsh("domjobinfo", "unanswered")
 
 
 def test_a_guest_that_is_paused(libvirt: Libvirt, tmp_path: Path, scratch: Path) -> None:

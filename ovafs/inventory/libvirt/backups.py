@@ -167,13 +167,23 @@ class Backups:
         job = RunningJob(machine.uuid, path)
         names = [targets[disk.uuid] for disk in machine.disks]
         check_idle(self.connection, machine.uuid)  # before its guest is frozen
-        with frozen(self.connection, machine.uuid, self._freeze, directory.path) as is_frozen:
-            begin_job(self.connection, job, [Scratch(name, f"{path}-{name}") for name in names])
+        try:
+            with frozen(self.connection, machine.uuid, self._freeze, directory.path) as is_frozen:
+                begin_job(self.connection, job, [Scratch(name, f"{path}-{name}") for name in names])
+        except BaseException:
+            self._end_if_begun(job)
+            raise
         backup = Backup(self, machine.name, job, [Export(path, name) for name in names], is_frozen=is_frozen)
         with self._lock:
             self._running.add(backup)
         backup.watch()
         return backup
+
+    def _end_if_begun(self, job: RunningJob) -> None:
+        """Where only the answer was lost, the job would hold the domain for as long as this process lives."""
+        with contextlib.suppress(SourceError):
+            if job in running_jobs(self.connection):
+                end_job(self.connection, job)
 
     def end_abandoned(self) -> None:
         """End the jobs of processes of ovafs that were killed, and remove what they left; best effort."""
